@@ -1,7 +1,7 @@
 """Nodes, and the plan that holds them: values without behaviour beyond their identity.
 
-A node is `{kind, settings, inputs, raw, code}`; its digest is the sha256 of that as canonical JSON, and
-its directory is `results/{kind}/{label}-{digest12}`.
+A node is `{kind, settings, inputs, raw, code}`, and `versions` where a configuration asks for them. Its
+digest is the sha256 of that as canonical JSON, and its directory is `results/{kind}/{label}-{digest12}`.
 """
 
 import os
@@ -37,21 +37,24 @@ class Node:
     code: str = ""
     modules: tuple[str, ...] = ()
     """modules whose code counts, besides the stage's own"""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """module -> hash, of all that `code` comes from; says what changed, outside the digest"""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """package -> installed version, of those that a configuration makes part of the identity"""
     runtime: Mapping[str, object] = field(default_factory=dict)
     """settings that do not change results beyond rounding; outside the digest"""
 
     @cached_property
     def digest(self) -> str:
         """The sha256 over all that determines this node's output."""
-        return digest(
-            {
-                "kind": self.kind,
-                "settings": self.settings,
-                "inputs": {role: node.digest for role, node in self.inputs.items()},
-                "raw": {role: dict(raw.files) for role, raw in self.raw.items()},
-                "code": self.code,
-            }
-        )
+        made_of = {
+            "kind": self.kind,
+            "settings": self.settings,
+            "inputs": {role: node.digest for role, node in self.inputs.items()},
+            "raw": {role: dict(raw.files) for role, raw in self.raw.items()},
+            "code": self.code,
+        }
+        return digest(made_of | ({"versions": self.versions} if self.versions else {}))
 
     @property
     def name(self) -> str:
@@ -75,6 +78,8 @@ class Node:
             "raw": {r: {"path": raw.path, "files": dict(raw.files)} for r, raw in self.raw.items()},
             "code": self.code,
             "modules": list(self.modules),
+            "parts": dict(self.parts),
+            "versions": dict(self.versions),
         }
 
 
@@ -87,6 +92,10 @@ class Plan:
     """human name (`search/tiny-llama-1024`) -> node"""
     stand_ins: Mapping[str, object] = field(default_factory=dict)
     """what the model and the corpora stand in for: labels of tables, not part of any digest"""
+    hardware: str = ""
+    """machine that jobs ask for, a name in the table of hardware"""
+    shape: Mapping[str, object] = field(default_factory=dict)
+    """what a model costs, in the words of its config.json; empty where nothing tells it"""
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
@@ -110,6 +119,8 @@ class Plan:
                 "names": names,
                 "nodes": nodes,
                 "stand_ins": self.stand_ins,
+                "hardware": self.hardware,
+                "shape": self.shape,
             }
         )
 

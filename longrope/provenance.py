@@ -1,21 +1,28 @@
 """What a manifest says besides the node: versions, commit, machine, peak memory."""
 
 import importlib.metadata
+import os
 import platform
 import resource
 import subprocess
 import sys
+from datetime import UTC, datetime
+from pathlib import Path
 
-_RECORDED = ("longrope", "torch", "transformers", "numpy", "tokenizers", "lm-eval", "snakemake")
+_RECORDED = (
+    *("longrope", "torch", "transformers", "tokenizers", "safetensors", "numpy", "accelerate"),
+    *("deepspeed", "datasets", "lm-eval", "snakemake"),
+)
 
 
 def facts() -> dict[str, object]:
-    """Return versions, commit, machine and peak memory of this process, for a manifest."""
+    """Return time, versions, commit, machine and peak memory of this process, for a manifest."""
     peak_kib = max(
         resource.getrusage(who).ru_maxrss
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {name: version for name in _RECORDED if (version := _version(name))},
         "git": {
@@ -23,6 +30,8 @@ def facts() -> dict[str, object]:
             "dirty": bool(_git("status", "--porcelain", "-uno")),
         },
         "machine": platform.machine(),
+        "host": platform.node(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "device": _device(),
         "peak_memory_mb": round(peak_kib / 1024, 1),
     }
@@ -37,7 +46,9 @@ def _version(name: str) -> str | None:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        # Of the code, wherever the job runs.
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return ""
     return done.stdout.strip()

@@ -27,6 +27,8 @@ class Runtime:
     """where downloaded archives are kept"""
     options: Mapping[str, Any] = field(default_factory=dict)
     """the node's own runtime settings, such as chunk_length"""
+    scoring_code: str = ""
+    """identity of the code that scores: remembered scores of other code are not used"""
 
 
 Settings = Mapping[str, Any]

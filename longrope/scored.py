@@ -5,8 +5,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from longrope.models import load_model, pick_device
-from longrope.runtime import Input, Settings
-from longrope.store.code import CodeIndex
+from longrope.runtime import Input, Runtime, Settings
 
 
 def model_folder(source: Input) -> Path:
@@ -24,11 +23,11 @@ def load_for_scoring(settings: Settings, source: Input) -> PreTrainedModel:
     return model
 
 
-def scoring_context(model: Input, tokens: Input, dtype: str) -> dict[str, str]:
+def scoring_context(model: Input, tokens: Input, dtype: str, runtime: Runtime) -> dict[str, str]:
     """Return the context of a score memory: model, tokens, precision and the code that scores."""
     return {
         "model": model.identity,
         "tokens": tokens.identity,
         "dtype": dtype,
-        "code": CodeIndex().identity(["longrope.scoring"]),
+        "code": runtime.scoring_code,
     }

@@ -30,6 +30,18 @@ class HubFiles(Settings):
     revision: Revision = Field(description="commit of the repository, 40 hexadecimal digits")
 
 
+class ModelShape(Settings):
+    """What a model costs, where its config.json is not at hand; keys are those of transformers."""
+
+    num_hidden_layers: Count = Field(description="decoder layers")
+    hidden_size: Count = Field(description="width of the residual stream")
+    num_attention_heads: Count = Field(description="query heads")
+    num_key_value_heads: Count = Field(description="key and value heads")
+    intermediate_size: Count = Field(description="width of the gated MLP")
+    vocab_size: Count = Field(description="tokens known")
+    tie_word_embeddings: bool = Field(False, description="one matrix for embedding and head")
+
+
 class ModelSettings(Settings):
     """The pretrained base model."""
 
@@ -41,6 +53,9 @@ class ModelSettings(Settings):
         False, description="switch a sliding window off; without it such a model is refused"
     )
     stand_in: str | None = Field(None, description="what this model stands in for, if it does")
+    shape: ModelShape | None = Field(
+        None, description="shape of a hub model, for estimates of cost before it is fetched"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -262,6 +277,16 @@ class Config(Settings):
     chunk_length: Tokens = Field(4096, description="tokens scored at once; memory, not results")
     micro_batch_size: int = Field(
         1, gt=0, description="fine-tuning chunks at once; memory, not results"
+    )
+    evaluations_per_job: int = Field(
+        1, gt=0, description="evaluations of one model computed by one job; speed, not results"
+    )
+    hardware: str = Field(
+        "a100-80",
+        description="machine that jobs ask for, a name in config/hardware.yaml; cost, not results",
+    )
+    identity_versions: list[str] = Field(
+        [], description="packages whose installed version is part of every node's identity"
     )
     model: ModelSettings = Field(description="the pretrained base model")
     corpora: dict[str, CorpusSettings] = Field(description="name -> where its documents come from")

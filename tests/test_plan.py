@@ -66,7 +66,7 @@ def root(tmp_path):
     (tmp_path / "catalogue.yaml").write_text(yaml.safe_dump(catalogue))
     (tmp_path / "model").mkdir()
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (tmp_path / "model" / name).write_text(f"contents of {name}")
+        (tmp_path / "model" / name).write_text("{}")
     (tmp_path / "own.txt").write_text("A text of one's own.")
     return tmp_path
 

@@ -29,7 +29,7 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     model = load_for_scoring(settings, inputs["model"])
     shape = geometry(model, settings["original_length"])
     tuned = RopeFactors.read(inputs["model"].path / "factors.json")
-    context = scoring_context(inputs["model"], inputs["tokens"], settings["dtype"])
+    context = scoring_context(inputs["model"], inputs["tokens"], settings["dtype"], runtime)
     memory = ScoreMemory(runtime.store / ".scores", context)
     entries = [
         RopeFactors.read(source.path / "factors.json")

@@ -62,6 +62,6 @@ def _objective(
         seed=settings["seed"],
         what=f"search documents for target length {settings['target_length']}",
     )
-    context = scoring_context(inputs["model"], inputs["tokens"], settings["dtype"])
+    context = scoring_context(inputs["model"], inputs["tokens"], settings["dtype"], runtime)
     memory = ScoreMemory(runtime.store / ".scores", context)
     return Objective(model, store, memory, stretches, runtime.options["chunk_length"])

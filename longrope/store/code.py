@@ -24,6 +24,15 @@ class CodeIndex:
 
     def identity(self, modules: Iterable[str]) -> str:
         """Return the hash of `modules` (dotted names) and of all they import inside the package."""
+        lines = [f"{module} {part}" for module, part in self.parts(modules).items()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+    def parts(self, modules: Iterable[str]) -> dict[str, str]:
+        """Return the hash of each module that counts for `modules`, by name, sorted.
+
+        Raises:
+            ValueError: if a module does not exist or has a relative import.
+        """
         closure: set[str] = set()
         waiting = list(modules)
         while waiting:
@@ -32,8 +41,7 @@ class CodeIndex:
                 closure.add(module)
                 self._read(module)
                 waiting.extend(self._imports[module])
-        lines = [f"{module} {self._hashes[module]}" for module in sorted(closure)]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return {module: self._hashes[module] for module in sorted(closure)}
 
     def _path(self, module: str) -> Path | None:
         parts = module.split(".")[1:]

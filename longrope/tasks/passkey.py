@@ -25,7 +25,7 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Return one row per length and depth: how many trials, how many right."""
     encoder = load_encoder(inputs["tokenizer"].path)
-    context = scoring_context(inputs["model"], inputs["tokenizer"], settings["dtype"])
+    context = scoring_context(inputs["model"], inputs["tokenizer"], settings["dtype"], runtime)
     memory = ScoreMemory(runtime.store / ".scores", context | {"task": "passkey"})
 
     def encode(text: str) -> Sequence[int]:

@@ -49,7 +49,7 @@ def evaluate(
     rows = []
     for corpus, lengths in settings["lengths"].items():
         tokens = inputs[f"tokens-{corpus}"]
-        context = scoring_context(inputs["model"], tokens, settings["dtype"])
+        context = scoring_context(inputs["model"], tokens, settings["dtype"], runtime)
         memory = ScoreMemory(runtime.store / ".scores", context)
         scorer = _Scorer(subject, TokenStore(tokens.path), memory, settings, runtime)
         rows += scorer.rows(corpus, lengths)

