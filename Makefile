@@ -1,5 +1,7 @@
 # make demo   set up and run the whole pipeline on the embedded default
 # make test   set up and run the test suite
+# make dag    draw the nodes of a configuration (CONFIG=...), done or not, beside its figures
+# make test-slurm   install a small Slurm, as root on Debian, and run the workflow through it
 # make lint   formatting, types, workflow style
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -15,7 +17,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: help setup demo test lint format lock clean
+.PHONY: help setup demo dag test test-slurm lint format lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -38,9 +40,16 @@ demo: $(READY)
 	@echo "Figures  results/figures/$(EXPERIMENT)"
 	@echo "Report   results/report.html"
 
+dag: $(READY)
+	@$(VENV)/bin/python workflow/scripts/plot_dag.py --config "$(CONFIG)"
+
 # One thread each: two test processes share two cores.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile
+
+test-slurm: $(READY)
+	@if tests/slurm/prepare; then \
+	  LONGROPE_TEST_SLURM=1 OMP_NUM_THREADS=1 $(RUN) pytest tests/slurm --durations=15; fi
 
 lint: $(READY)
 	$(RUN) ruff check .

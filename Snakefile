@@ -32,4 +32,6 @@ rule all:
     default_target: True
     input:
         tables_and_figures(),
+        f"{STORE}/tables/{EXPERIMENT}/provenance.csv",
+        f"{STORE}/figures/{EXPERIMENT}/provenance.html",
         f"{STORE}/by-name/{EXPERIMENT}/plan.json",

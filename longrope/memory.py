@@ -31,6 +31,15 @@ class ScoreMemory:
         """Scores answered without computing."""
         self.misses = 0
         """Scores that had to be computed."""
+        self._label(context)
+
+    def _label(self, context: Mapping[str, Any]) -> None:
+        """Say what the scores are of: `gc` keeps a memory as long as a node may ask it."""
+        label = self._folder / "context.json"
+        if not label.is_file():
+            scratch = label.with_name(f".{label.name}.{os.getpid()}")
+            scratch.write_text(json.dumps(context, indent=1) + "\n")
+            scratch.replace(label)
 
     def get(self, key: Mapping[str, Any]) -> Any | None:
         """Return what is remembered under a key, or None."""

@@ -4,6 +4,7 @@ A node is `{kind, settings, inputs, raw, code}`, and `versions` where a configur
 digest is the sha256 of that as canonical JSON, and its directory is `results/{kind}/{label}-{digest12}`.
 """
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -96,6 +97,8 @@ class Plan:
     """machine that jobs ask for, a name in the table of hardware"""
     shape: Mapping[str, object] = field(default_factory=dict)
     """what a model costs, in the words of its config.json; empty where nothing tells it"""
+    evaluations_per_job: int = 1
+    """evaluations with the same inputs that one job computes"""
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
@@ -109,6 +112,16 @@ class Plan:
         """Return the nodes of one kind."""
         return [node for node in self if node.kind == kind]
 
+    def evaluation_batches(self) -> list[list[Node]]:
+        """Return the evaluations in groups for one job each: of the same inputs, so that none waits."""
+        alike: dict[frozenset[str], list[Node]] = {}
+        for node in self.of("evaluate"):
+            alike.setdefault(frozenset(source.key for source in node.inputs.values()), []).append(
+                node
+            )
+        size = self.evaluations_per_job
+        return [group[i : i + size] for group in alike.values() for i in range(0, len(group), size)]
+
     def to_json(self) -> str:
         """Return the whole plan as canonical JSON, one job's worth of facts per node."""
         names = {name: node.key for name, node in self.nodes.items()}
@@ -121,6 +134,7 @@ class Plan:
                 "stand_ins": self.stand_ins,
                 "hardware": self.hardware,
                 "shape": self.shape,
+                "evaluations_per_job": self.evaluations_per_job,
             }
         )
 
@@ -128,6 +142,37 @@ class Plan:
     def digest(self) -> str:
         """Identity of the plan as a whole."""
         return digest(self.to_json())
+
+
+def read(path: Path) -> Plan:
+    """Return the plan that a file holds.
+
+    Raises:
+        ValueError: if the file is not a plan.
+    """
+    told = json.loads(path.read_text())
+    made: dict[str, Node] = {}
+
+    def node(key: str) -> Node:
+        if key not in made:
+            spec = told["nodes"][key]
+            made[key] = Node(
+                kind=spec["kind"],
+                label=spec["label"],
+                settings=spec["settings"],
+                inputs={role: node(source) for role, source in spec["inputs"].items()},
+                raw={role: Raw(**raw) for role, raw in spec["raw"].items()},
+                code=spec["code"],
+                modules=tuple(spec["modules"]),
+                parts=spec["parts"],
+                versions=spec["versions"],
+                runtime=spec["runtime"],
+            )
+        return made[key]
+
+    nodes = {name: node(key) for name, key in told["names"].items()}
+    others = ("experiment", "stand_ins", "hardware", "shape", "evaluations_per_job")
+    return Plan(nodes=nodes, **{name: told[name] for name in others})
 
 
 def write_if_changed(plan: Plan, path: Path) -> None:

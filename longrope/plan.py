@@ -39,6 +39,7 @@ def build(config: Config, root: Path, raw_files: RawFiles | None = None) -> Plan
         stand_ins=stand_ins,
         hardware=config.hardware,
         shape=builder.sources.shape(),
+        evaluations_per_job=config.evaluations_per_job,
     )
 
 
@@ -49,6 +50,7 @@ class _Builder:
         self.config = config
         self.sources = Sources(config, root, raw_files)
         self.code = CodeIndex()
+        self._codes: dict[tuple[str, ...], tuple[str, dict[str, str]]] = {}
         self.versions = installed(config.identity_versions)
         self.nodes: dict[str, Node] = {}
         self.base: dict[str, Node | Raw] = {}
@@ -70,15 +72,16 @@ class _Builder:
         modules: tuple[str, ...] = (),
     ) -> Node:
         sources = sources or {}
+        code, parts = self._code((f"longrope.stages.{kind}", *modules))
         node = Node(
             kind=kind,
             label=name,
             settings=settings,
             inputs={r: s for r, s in sources.items() if isinstance(s, Node)},
             raw={r: s for r, s in sources.items() if isinstance(s, Raw)},
-            code=self.code.identity([f"longrope.stages.{kind}", *modules]),
+            code=code,
             modules=modules,
-            parts=self.code.parts([f"longrope.stages.{kind}", *modules]),
+            parts=parts,
             versions=self.versions,
             runtime={
                 "chunk_length": self.config.chunk_length,
@@ -86,6 +89,13 @@ class _Builder:
             },
         )
         return self.nodes.setdefault(f"{kind}/{name}", node)
+
+    def _code(self, modules: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+        """Return the identity of modules and its parts, found once however many nodes share them."""
+        if modules not in self._codes:
+            parts = {name: part[:12] for name, part in self.code.parts(modules).items()}
+            self._codes[modules] = self.code.identity(modules), parts
+        return self._codes[modules]
 
     # Sources --------------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ import pandas as pd
 from longrope.errors import UserError
 from longrope.factors import FactorTable, RopeFactors
 from longrope.methods import METHODS, Geometry
-from longrope.nodes import KINDS
 from longrope.results import (
     PlanFile,
     PlanNode,
@@ -24,6 +23,7 @@ from longrope.results import (
     nodes_of,
     read_json,
     read_lines,
+    write_text,
 )
 
 METHOD_ORDER = (*METHODS, "longrope")
@@ -37,7 +37,6 @@ BENCHMARKS_COLUMNS = (
     *("variant", "method", "task", "few_shot", "items", "metric"),
     *("value", "stderr", "chance", "stand_in"),
 )
-COST_COLUMNS = (*("kind", "label", "seconds", "peak_memory_mb", "scored_tokens", "device", "node"),)
 CONVERGENCE_COLUMNS = (
     *("search", "length", "iteration", "origin", "scored_tokens", "perplexity", "best"),
 )
@@ -141,39 +140,6 @@ def _task_rows(plan: PlanFile, store: Path, task: str) -> list[dict[str, Any]]:
         for _, scores in evaluations(plan, store, task)
         for row in scores["rows"]
     ]
-
-
-def cost_table(plan: PlanFile, store: Path) -> pd.DataFrame:
-    """Return what each node cost, in the order of the stages."""
-    rows = [
-        _cost_row(store / key, key, node) for kind in KINDS for key, node in nodes_of(plan, kind)
-    ]
-    table = pd.DataFrame(rows, columns=list(COST_COLUMNS))
-    return table.astype({"seconds": float, "peak_memory_mb": float, "scored_tokens": "Int64"})
-
-
-def _cost_row(folder: Path, key: str, node: PlanNode) -> dict[str, Any]:
-    manifest = read_json(folder / "manifest.json")
-    return {
-        "kind": node["kind"],
-        "label": node["label"],
-        "seconds": manifest["seconds"],
-        "peak_memory_mb": manifest.get("peak_memory_mb"),
-        "scored_tokens": scored_tokens(folder, node),
-        "device": manifest.get("device") or "",
-        "node": key,
-    }
-
-
-def scored_tokens(folder: Path, node: PlanNode) -> int | None:
-    """Return the tokens a node scored, or None for a kind of node that does not count them."""
-    if node["kind"] in ("search", "readjust"):
-        histories = [read_lines(path) for path in sorted(folder.glob("history*.jsonl"))]
-        return sum(int(history[-1]["scored_tokens"]) for history in histories if history)
-    if node["settings"].get("task") == "perplexity":
-        rows = read_json(folder / "scores.json")["rows"]
-        return sum(int(document["tokens"]) for row in rows for document in row["documents"])
-    return None
 
 
 def _table(
@@ -290,8 +256,8 @@ def write_table(table: pd.DataFrame, csv: Path, markdown: Path, note: str = "") 
 
     Six significant digits: further ones differ between machines.
     """
-    table.to_csv(csv, index=False, float_format="%.6g", lineterminator="\n")
-    markdown.write_text(f"{note}\n\n" * bool(note) + to_markdown(table), encoding="utf-8")
+    write_text(csv, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    write_text(markdown, f"{note}\n\n" * bool(note) + to_markdown(table))
 
 
 def read_table(path: Path) -> pd.DataFrame:

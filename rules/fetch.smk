@@ -17,14 +17,14 @@ rule fetch_files:
         f"{STORE}/fetch/{{node}}/DONE",
     log:
         "logs/fetch/{node}.log",
-    wildcard_constraints:
-        node=names_of("fetch"),
     conda:
         "../workflow/envs/longrope.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=240,
+        gres=asks("fetch", "gres"),
+        nodes=asks("fetch", "nodes"),
+        mem_mb=asks("fetch", "mem_mb"),
+        runtime=asks("fetch", "runtime"),
     params:
         plan=JOB_PLAN,
         python=PYTHON,

@@ -13,15 +13,15 @@ rule finetune_model:
         f"{STORE}/finetune/{{node}}/DONE",
     log:
         "logs/finetune/{node}.log",
-    wildcard_constraints:
-        node=names_of("finetune"),
     priority: 60
     conda:
         "../workflow/envs/longrope.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=1440,
+        gres=asks("finetune", "gres"),
+        nodes=asks("finetune", "nodes"),
+        mem_mb=asks("finetune", "mem_mb"),
+        runtime=asks("finetune", "runtime"),
     params:
         plan=JOB_PLAN,
         python=PYTHON,

@@ -13,15 +13,15 @@ rule readjust_factors:
         f"{STORE}/readjust/{{node}}/DONE",
     log:
         "logs/readjust/{node}.log",
-    wildcard_constraints:
-        node=names_of("readjust"),
     priority: 60
     conda:
         "../workflow/envs/longrope.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=1440,
+        gres=asks("readjust", "gres"),
+        nodes=asks("readjust", "nodes"),
+        mem_mb=asks("readjust", "mem_mb"),
+        runtime=asks("readjust", "runtime"),
     params:
         plan=JOB_PLAN,
         python=PYTHON,

@@ -4,6 +4,8 @@ Consumes  results/plans/{experiment}.json       the nodes, and what stands in fo
           results/{kind}/{node}/                scores, factors, histories and manifests
 Produces  results/tables/{experiment}/*.csv     perplexity, passkey, benchmarks, cost; also as Markdown
           results/figures/{experiment}/*.svg    perplexity, passkey, factors, convergence; also as PNG
+          results/tables/{experiment}/provenance.csv     which nodes made each table, and what made them
+          results/figures/{experiment}/provenance.html   the same as a page, with the graph of the nodes
 """
 
 
@@ -95,10 +97,11 @@ rule tabulate_benchmarks:
 
 
 rule tabulate_cost:
-    """Tabulate seconds, memory and scored tokens of every node."""
+    """Tabulate seconds, memory and scored tokens of every node, measured and estimated."""
     input:
         script=f"{SCRIPTS}/tabulate_cost.py",
         plan=PLAN_FILE,
+        hardware=f"{workflow.basedir}/config/hardware.yaml",
         fetched=done_of("fetch"),
         tokenized=done_of("tokenize"),
         searched=done_of("search"),
@@ -123,6 +126,7 @@ rule tabulate_cost:
     shell:
         "{params.python:q} {input.script:q}"
         " --plan {input.plan:q}"
+        " --hardware-table {input.hardware:q}"
         " --csv {output.csv:q}"
         " --markdown {output.markdown:q}"
         " > {log:q} 2>&1"
@@ -246,6 +250,65 @@ rule plot_convergence:
         " --plan {input.plan:q}"
         " --svg {output.svg:q}"
         " --png {output.png:q}"
+        " > {log:q} 2>&1"
+
+
+rule tabulate_provenance:
+    """Tabulate the nodes behind each table and figure: commits, versions, machines."""
+    input:
+        script=f"{SCRIPTS}/tabulate_provenance.py",
+        plan=PLAN_FILE,
+        nodes=done_of(),
+        # A table made again may have been made of other nodes.
+        products=tables_and_figures(),
+    output:
+        csv=report(
+            f"{STORE}/tables/{EXPERIMENT}/provenance.csv",
+            caption="../workflow/report/provenance_table.rst",
+            category="Provenance",
+            labels={"item": "nodes behind every table", "form": "table"},
+        ),
+        markdown=f"{STORE}/tables/{EXPERIMENT}/provenance.md",
+    log:
+        f"logs/tabulate_provenance/{EXPERIMENT}.log",
+    localrule: True
+    conda:
+        "../workflow/envs/longrope.yaml"
+    params:
+        python=PYTHON,
+    shell:
+        "{params.python:q} {input.script:q}"
+        " --plan {input.plan:q}"
+        " --csv {output.csv:q}"
+        " --markdown {output.markdown:q}"
+        " > {log:q} 2>&1"
+
+
+rule plot_provenance:
+    """Write the page with the graph of all nodes and with what made each table and figure."""
+    input:
+        script=f"{SCRIPTS}/plot_provenance.py",
+        plan=PLAN_FILE,
+        nodes=done_of(),
+        products=tables_and_figures(),
+    output:
+        html=report(
+            f"{STORE}/figures/{EXPERIMENT}/provenance.html",
+            caption="../workflow/report/provenance_page.rst",
+            category="Provenance",
+            labels={"item": "nodes behind every table", "form": "page"},
+        ),
+    log:
+        f"logs/plot_provenance/{EXPERIMENT}.log",
+    localrule: True
+    conda:
+        "../workflow/envs/longrope.yaml"
+    params:
+        python=PYTHON,
+    shell:
+        "{params.python:q} {input.script:q}"
+        " --plan {input.plan:q}"
+        " --html {output.html:q}"
         " > {log:q} 2>&1"
 
 

@@ -13,15 +13,15 @@ rule search_factors:
         f"{STORE}/search/{{node}}/DONE",
     log:
         "logs/search/{node}.log",
-    wildcard_constraints:
-        node=names_of("search"),
     priority: 40
     conda:
         "../workflow/envs/longrope.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=1440,
+        gres=asks("search", "gres"),
+        nodes=asks("search", "nodes"),
+        mem_mb=asks("search", "mem_mb"),
+        runtime=asks("search", "runtime"),
     params:
         plan=JOB_PLAN,
         python=PYTHON,

@@ -13,15 +13,15 @@ rule tokenize_corpus:
         f"{STORE}/tokenize/{{node}}/DONE",
     log:
         "logs/tokenize/{node}.log",
-    wildcard_constraints:
-        node=names_of("tokenize"),
     priority: 50
     conda:
         "../workflow/envs/longrope.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=240,
+        gres=asks("tokenize", "gres"),
+        nodes=asks("tokenize", "nodes"),
+        mem_mb=asks("tokenize", "mem_mb"),
+        runtime=asks("tokenize", "runtime"),
     params:
         plan=JOB_PLAN,
         python=PYTHON,

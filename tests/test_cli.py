@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import CONFIG, write_files
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from longrope import configuration, plan
@@ -15,35 +16,15 @@ from longrope.corpora import TokenStore
 from longrope.store import commit
 
 ROOT = Path(__file__).parents[1]
-CONFIG = """
-experiment: tiny
-model: {name: tiny, path: model, original_length: 8}
-corpora:
-  own: {source: {kind: local, files: {train: [own.txt], test: [other.txt]}}}
-search: {documents: {corpus: own, split: train}}
-extension: [{target_length: 16}]
-evaluate:
-  perplexity:
-    corpora: {Own: {corpus: own, split: test}}
-    lengths: {Own: [8]}
-    num_documents: {Own: 1}
-    methods: [none]
-"""
 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     """A working directory with a configuration, two texts, a tokenizer and the plan of all."""
-    folder = tmp_path / "work"
-    (folder / "model").mkdir(parents=True)
-    (folder / "config.yaml").write_text(CONFIG)
-    (folder / "own.txt").write_text("one two one")
-    (folder / "other.txt").write_text("two two")
+    folder = write_files(tmp_path / "work")
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "one": 1, "two": 2}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "model" / "tokenizer.json"))
-    (folder / "model" / "config.json").write_text("{}")
-    (folder / "model" / "model.safetensors").write_text("not read here")
     monkeypatch.chdir(folder)
     planned = plan.build(configuration.load(Path("config.yaml")), folder)
     (folder / "plan.json").write_text(planned.to_json())
@@ -101,6 +82,15 @@ def test_a_node_is_computed_once_and_then_verified(work):
     assert manifest["versions"]["tokenizers"]
     again = longrope("run", key_of("tokenize/tiny-own-train"), "--plan", "plan.json")
     assert "verified, not computed again" in again.stdout
+
+
+def test_several_nodes_are_computed_and_a_mistake_in_one_stops_no_other(work):
+    keys = [key_of(f"tokenize/tiny-own-{split}") for split in ("train", "test")]
+    done = longrope("run", keys[0], "search/none-0123456789ab", keys[1], "--plan", "plan.json")
+    assert done.returncode == 1
+    assert done.stderr.count("longrope: error") == 1
+    assert "plan.json has no node search/none-0123456789ab" in done.stderr
+    assert [commit.problem(Path("results", key)) for key in keys] == [None, None]
 
 
 def test_a_store_elsewhere_is_used(work, tmp_path):
@@ -220,15 +210,6 @@ def test_an_unknown_verb_or_option_is_refused_with_the_usage(work):
 # Looking ------------------------------------------------------------------------------------------
 
 
-def test_plan_prints_every_node_with_its_state(work):
-    tokenized()
-    done = longrope("plan", "config.yaml")
-    assert done.returncode == 0, done.stderr
-    names = json.loads(Path("plan.json").read_text())["names"]
-    states = {name: state for state, name, _ in map(str.split, done.stdout.splitlines())}
-    assert states == dict.fromkeys(names, "missing") | {"tokenize/tiny-own-train": "done"}
-
-
 def test_verify_counts_the_sound_and_names_the_damaged(work):
     finished = [tokenized(f"tokenize/tiny-own-{split}") for split in ("train", "test")]
     done = longrope("verify", "config.yaml")
@@ -245,8 +226,26 @@ def test_verify_counts_the_sound_and_names_the_damaged(work):
         "0 of 2 finished nodes are sound",
     }
     assert done.stderr == (
-        "longrope: error: 2 nodes are damaged; delete their DONE files and run again.\n"
+        "longrope: error: 2 nodes are damaged; "
+        "`longrope verify config.yaml --repair` sets them aside.\n"
     )
+    assert all(path.is_dir() for path in finished)
+
+
+def test_repair_sets_the_damaged_aside_and_says_how_to_make_them_again(work):
+    finished = [tokenized(f"tokenize/tiny-own-{split}") for split in ("train", "test")]
+    (finished[0] / "tokens.bin").write_bytes(b"")
+    done = longrope("verify", "config.yaml", "--repair")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.is_dir() for path in finished] == [False, True]
+    assert len(list(Path("results/.trash").iterdir())) == 1
+    assert done.stdout.splitlines()[1:] == [
+        "1 of 2 finished nodes are sound",
+        "1 nodes were moved to results/.trash; to make them again:",
+        f"snakemake --configfile config.yaml --cores 1 {finished[0]}/DONE",
+    ]
+    again = longrope("verify", "config.yaml")
+    assert (again.returncode, again.stdout) == (0, "1 of 1 finished nodes are sound\n")
 
 
 def test_names_links_every_node_and_removes_links_of_earlier_plans(work):

@@ -1,9 +1,13 @@
 """Identity of code: what an edit reaches through imports, and what does not count as one."""
 
+import json
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from longrope.errors import UserError
+from longrope.store import accepted
 from longrope.store.code import CodeIndex
 
 MODULES = {
@@ -105,3 +109,80 @@ def test_a_relative_import_is_refused_since_it_would_be_missed(package, statemen
     (package / "other.py").write_text(statement + "\n")
     with pytest.raises(ValueError, match="absolute import"):
         CodeIndex(package).identity(["pkg.other"])
+
+
+# Accepted code ------------------------------------------------------------------------------------
+
+
+def test_accepted_code_is_known_as_what_it_stands_for_and_other_code_is_not(package):
+    before, after = edited(package, "helper", "a + b", "b + a")
+    parts = CodeIndex(package).parts(["pkg.main"])
+    other = CodeIndex(package).identity(["pkg.other"])
+    accepted.write(package, {after: {"of": "main", "stands_for": before}})
+    index = CodeIndex(package)
+    assert index.identity(["pkg.main"]) == before != after
+    assert index.computed(["pkg.main"]) == after
+    assert index.parts(["pkg.main"]) == parts
+    assert index.identity(["pkg.other"]) == other
+
+
+def test_a_later_edit_of_accepted_code_is_not_accepted(package):
+    before, after = edited(package, "helper", "a + b", "b + a")
+    accepted.write(package, {after: {"of": "main", "stands_for": before}})
+    _, later = edited(package, "helper", "b + a", "b - a")
+    assert later not in (before, after)
+
+
+def test_the_file_is_sorted_and_written_whole(package):
+    entries = {"b" * 16: {"stands_for": "2" * 16, "of": "search"}}
+    entries |= {"a" * 16: {"stands_for": "1" * 16, "of": "fetch"}}
+    path = accepted.write(package, entries)
+    assert path.read_text() == json.dumps(entries, indent=2, sort_keys=True) + "\n"
+    assert accepted.read(package) == entries
+    assert [found.name for found in package.iterdir() if "accepted" in found.name] == [path.name]
+
+
+@pytest.mark.parametrize("text", [None, "", "\n", "{}"])
+def test_without_entries_no_code_is_accepted(package, text):
+    before = CodeIndex(package).identity(["pkg.main"])
+    if text is not None:
+        (package / "accepted.json").write_text(text)
+    assert CodeIndex(package).identity(["pkg.main"]) == before
+
+
+ENTRY = {"of": "search", "stands_for": "0" * 16}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "cannot be read"),
+        ("\xff", "cannot be read"),
+        ("[]", "it should map a code identity"),
+        (json.dumps({"main": ENTRY}), "entry 'main' should map"),
+        (json.dumps({"a" * 16: "0" * 16}), "should map"),
+        (json.dumps({"a" * 16: {"stands_for": "0" * 16}}), "should map"),
+        (json.dumps({"a" * 16: ENTRY | {"of": 1}}), "should map"),
+        (json.dumps({"a" * 16: ENTRY | {"stands_for": "0" * 15}}), "should map"),
+        (json.dumps({"a" * 16: ENTRY | {"more": ""}}), "should map"),
+    ],
+)
+def test_a_broken_file_is_refused_by_name(package, text, reason):
+    (package / "accepted.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"restore it from git\.$") as caught:
+        CodeIndex(package)
+    assert f"{package / 'accepted.json'}" in str(caught.value)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_package_that_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"accepted\.json cannot be written .*; use your own"):
+        accepted.write(tmp_path / "none", {})
+
+
+def test_the_file_of_this_package_is_well_formed_and_installed_with_it():
+    root = Path(__file__).parents[1]
+    assert isinstance(accepted.read(root / "longrope"), dict)
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    assert accepted.NAME in project["tool"]["setuptools"]["package-data"]["longrope"]

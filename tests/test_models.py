@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, ORIGINAL_LENGTH
+from tiny_models import ARCHITECTURES, ORIGINAL_LENGTH
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import Gemma3TextConfig, PreTrainedModel, PreTrainedTokenizerFast

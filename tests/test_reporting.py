@@ -17,14 +17,16 @@ import pytest
 import yaml
 from docutils.core import publish_parts
 
-from longrope import reporting
+from longrope import costing, reporting
 from longrope import results as results_of
 from longrope.errors import UserError
 from longrope.factors import FactorTable, RopeFactors
+from longrope.hardware import read_machine
 from longrope.methods import METHODS, Geometry, closed_form
 from longrope.store.identity import canonical
 
 ROOT = Path(__file__).parent.parent
+CONFIGURATIONS = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config/hardware.yaml"})
 LENGTHS = (256, 1024, 2048, 8192)
 GEOMETRY = Geometry(num_pairs=32, rope_theta=200.0, original_length=256)
 MODEL_STAND_IN = "a tiny Llama"
@@ -83,6 +85,7 @@ class ResultsFolder:
             "kind": kind,
             "label": label,
             "settings": settings,
+            "runtime": {"chunk_length": 4096, "micro_batch_size": 1},
             "inputs": inputs or {},
             "raw": raw,
         }
@@ -294,7 +297,11 @@ def test_one_document_has_no_interval():
             "benchmarks",
             "variant,method,task,few_shot,items,metric,value,stderr,chance,stand_in",
         ),
-        ("cost", "kind,label,seconds,peak_memory_mb,scored_tokens,device,node"),
+        (
+            "cost",
+            "kind,label,seconds,estimated_seconds,peak_memory_mb,estimated_memory_mb,"
+            "scored_tokens,estimated_tokens,device,node",
+        ),
     ],
 )
 def test_each_script_writes_exactly_the_promised_columns(results, tmp_path, name, columns):
@@ -335,13 +342,79 @@ def test_a_benchmark_without_items_keeps_its_row_with_an_empty_value(results):
 
 
 def test_cost_counts_the_tokens_of_searches_and_perplexities_only(results):
-    table = reporting.cost_table(results.plan, results.store)
+    table = costing.cost_table(results.plan, results.store)
     assert table["kind"].unique().tolist() == ["tokenize", "search", "readjust", "evaluate"]
     counted = table.groupby("kind")["scored_tokens"].max()
     assert counted["search"] == 200_000
     assert counted["readjust"] == 2 * 200_000
     assert counted["evaluate"] == 2 * (6 * (256 + 1024 + 2048) + 8192)
     assert pd.isna(counted["tokenize"])
+
+
+SEARCH = {"population_size": 8, "num_mutations": 3, "num_crossovers": 3, "num_iterations": 3}
+SEARCH |= {"num_documents": 2, "target_length": 1000, "dtype": "float32"}
+TOY = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 1}
+TOY |= {"intermediate_size": 64, "vocab_size": 100}
+
+
+@pytest.fixture
+def costed(results):
+    """Two searches and what they read, in a plan that tells machine and shape."""
+    results.nodes = {}
+    for label in ("one", "two"):
+        results.add("search", label, SEARCH, **{"history.jsonl": history(1)})
+    results.add("tokenize", "tokens", {})
+    results.save_plan()
+    plan = results.plan | {"hardware": "cpu", "shape": TOY}
+    results.plan_file.write_text(json.dumps(plan))
+    return results
+
+
+def test_the_cost_table_puts_the_estimate_beside_what_was_measured(costed):
+    machine = read_machine("cpu", ROOT / "config/hardware.yaml")
+    table = costing.cost_table(costed.plan, costed.store, machine)
+    assert table["kind"].tolist() == ["tokenize", "search", "search"]
+    # (8 + 3 * 6 + 1) candidates on 2 documents of 1000 tokens
+    assert table["estimated_tokens"].tolist()[1:] == [54_000] * 2
+    # a layer of 4 + 3 matrices, attention over 500 500 pairs, logits of 100 tokens
+    flops = 54 * (2 * 7 * 64**2 * 1000 + 4 * 64 * 500_500 + 2 * 64 * 100 * 1000)
+    assert table["estimated_seconds"].tolist()[1:] == pytest.approx([flops / 47.5e9] * 2)
+    # 400 MiB of a process, 0.2 of weights and 2.4 of states and temporaries
+    assert table["estimated_memory_mb"].iloc[1] == pytest.approx(402.6, abs=0.1)
+    assert table.iloc[0][["estimated_seconds", "estimated_tokens"]].isna().all()
+
+
+def test_sums_by_stage_leave_out_what_has_no_estimate(costed):
+    machine = read_machine("cpu", ROOT / "config/hardware.yaml")
+    table = costing.cost_table(costed.plan, costed.store, machine)
+    sums = costing.stage_table(table)
+    assert sums["kind"].tolist() == ["search"]
+    assert sums["nodes"].tolist() == [2]
+    assert sums["seconds"].tolist() == [25.0]
+    assert sums["ratio"].iloc[0] == pytest.approx(table["estimated_seconds"].sum() / 25.0)
+
+
+@pytest.mark.parametrize("lacking", ["machine", "shape"])
+def test_without_a_machine_or_a_shape_the_cost_table_has_no_estimates(costed, tmp_path, lacking):
+    hardware = None if lacking == "machine" else ROOT / "config/hardware.yaml"
+    if lacking == "shape":
+        costed.plan_file.write_text(json.dumps(costed.plan | {"shape": {}}))
+    written = tmp_path / "cost.csv", tmp_path / "cost.md"
+    tabulate = importlib.import_module("tabulate_cost").tabulate
+    tabulate(costed.plan_file, costed.store, *written, hardware)
+    table = pd.read_csv(written[0])
+    assert table["estimated_seconds"].isna().all()
+    assert "Estimates" not in written[1].read_text()
+
+
+def test_the_markdown_of_the_cost_has_sums_by_stage_above_its_rows(costed, tmp_path):
+    written = tmp_path / "cost.csv", tmp_path / "cost.md"
+    tabulate = importlib.import_module("tabulate_cost").tabulate
+    tabulate(costed.plan_file, costed.store, *written, ROOT / "config/hardware.yaml")
+    text = written[1].read_text()
+    assert "Estimates are for the machine `cpu`" in text
+    head = [row[0] for row in cells_of(text)]
+    assert head == ["kind", "---", "search", "kind", "---", "tokenize", "search", "search"]
 
 
 def test_an_experiment_without_a_task_has_a_table_without_rows(results):
@@ -542,7 +615,8 @@ def cells_of(markdown: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", ["perplexity", "passkey", "benchmarks", "cost"])
 def test_markdown_and_csv_of_one_table_say_the_same(results, tmp_path, name):
-    table = getattr(reporting, f"{name}_table")(results.plan, results.store)
+    module = costing if name == "cost" else reporting
+    table = getattr(module, f"{name}_table")(results.plan, results.store)
     reporting.write_table(table, tmp_path / "t.csv", tmp_path / "t.md", note="A note.")
     markdown = (tmp_path / "t.md").read_text()
     assert markdown.startswith("A note.\n\n|")
@@ -569,7 +643,7 @@ def test_closed_forms_of_the_figure_are_those_of_the_library(results):
 # Captions -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("config", CONFIGURATIONS, ids=lambda p: p.stem)
 @pytest.mark.parametrize(
     "caption", sorted((ROOT / "workflow" / "report").glob("*.rst")), ids=lambda p: p.stem
 )

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ORIGINAL_LENGTH
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import ORIGINAL_LENGTH
 from transformers import LlamaConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ORIGINAL_LENGTH
 from numpy.typing import NDArray
+from tiny_models import ORIGINAL_LENGTH
 from torch.nn import functional
 from transformers import PreTrainedModel
 

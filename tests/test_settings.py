@@ -18,7 +18,7 @@ from longrope.errors import UserError
 from longrope.settings import Config, HubSource
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = sorted((ROOT / "config").glob("*.yaml"))
+SHIPPED = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config/hardware.yaml"})
 FULL_SCALE = ("llama2-7b", "llama3-8b", "mistral-7b", "phi3-mini")
 Edit = Callable[[dict[str, Any]], object]
 

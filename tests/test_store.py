@@ -339,16 +339,53 @@ def test_a_touched_file_is_read_again(tmp_path, reads, change):
     assert len(reads) == 2
 
 
+def test_two_processes_keep_what_the_other_one_read(tmp_path, reads):
+    memory = tmp_path / "memory.json"
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    first, second = RawFiles(memory), RawFiles(memory)
+    first.digest(tmp_path / "a")
+    second.digest(tmp_path / "b")
+    later = RawFiles(memory)
+    assert [later.digest(tmp_path / name) for name in "ab"] == [
+        identity.file_digest(tmp_path / name) for name in "ab"
+    ]
+    assert reads == ["a", "b"]
+
+
+def test_what_another_process_read_later_is_not_overwritten(tmp_path, reads):
+    path, memory = tmp_path / "a", tmp_path / "memory.json"
+    path.write_text("one")
+    RawFiles(memory).digest(path)
+    early = RawFiles(memory)
+    path.write_text("longer")
+    RawFiles(memory).digest(path)
+    (tmp_path / "b").write_text("b")
+    early.digest(tmp_path / "b")
+    RawFiles(memory).digest(path)
+    assert reads == ["a", "a", "b"]
+
+
+def test_the_memory_does_not_grow_with_the_versions_of_a_file(tmp_path):
+    path, memory = tmp_path / "a", tmp_path / "memory.json"
+    for length in range(1, 6):
+        path.write_text("a" * length)
+        RawFiles(memory).digest(path)
+    assert list(json.loads(memory.read_text())) == [str(path)]
+
+
 def test_without_a_memory_nothing_is_written(tmp_path):
     (tmp_path / "a.txt").write_text("some text")
     RawFiles().digest(tmp_path / "a.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", '{"a.txt 9 0 1": "00"}', '{"a.txt": ["9 0 1"]}', '{"a.txt": null}']
+)
 def test_an_unreadable_memory_is_only_forgotten(tmp_path, text):
     path, memory = tmp_path / "a.txt", tmp_path / "memory.json"
     path.write_text("some text")
     memory.write_text(text)
     assert RawFiles(memory).digest(path) == identity.file_digest(path)
-    assert json.loads(memory.read_text())
+    assert list(json.loads(memory.read_text())) == [str(path)]

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ORIGINAL_LENGTH, build
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import ORIGINAL_LENGTH, build
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from longrope.errors import UserError

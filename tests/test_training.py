@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import build
 from safetensors.torch import load_file
+from tiny_models import build
 
 from longrope import training
 from longrope.corpora import TokenStore

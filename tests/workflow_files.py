@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from conftest import build
+from tiny_models import build
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from longrope.prompts import FILLER, INTRODUCTION, NEEDLE, QUESTION

@@ -2,13 +2,16 @@
 
 Comments, docstrings, formatting and positions do not count. The import closure is static: an import
 inside a function counts, a module named in a string does not, so callers name those themselves.
-Relative imports are refused, since they would be missed.
+Relative imports are refused, since they would be missed. Code that was accepted as equal to older code has
+the identity of the older one.
 """
 
 import ast
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+
+from longrope.store import accepted
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -21,11 +24,21 @@ class CodeIndex:
         self._name = package.name
         self._hashes: dict[str, str] = {}
         self._imports: dict[str, frozenset[str]] = {}
+        self._accepted = accepted.read(package)
 
     def identity(self, modules: Iterable[str]) -> str:
+        """Return what the code of `modules` is known as: its hash, or the older one it stands for."""
+        return self.known_as(self.computed(modules))
+
+    def computed(self, modules: Iterable[str]) -> str:
         """Return the hash of `modules` (dotted names) and of all they import inside the package."""
         lines = [f"{module} {part}" for module, part in self.parts(modules).items()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+    def known_as(self, computed: str) -> str:
+        """Return the identity that a computed one was accepted to stand for, else itself."""
+        entry = self._accepted.get(computed)
+        return entry["stands_for"] if entry else computed
 
     def parts(self, modules: Iterable[str]) -> dict[str, str]:
         """Return the hash of each module that counts for `modules`, by name, sorted.

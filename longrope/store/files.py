@@ -1,36 +1,59 @@
 """Digests of raw files, remembered by path, size, time and inode so that big ones are read once."""
 
-import contextlib
 import json
-import os
+import uuid
 from pathlib import Path
 
 from longrope.store.identity import file_digest
 
+Known = dict[str, tuple[str, str]]
+"""path -> its state when it was read, and the sha256 of what was read"""
+
 
 class RawFiles:
-    """Hashes files; with a memory file, a file that has not changed is not read again."""
+    """Hashes files; with a memory file, a file that has not changed is not read again.
+
+    Processes share the memory file without a lock: each keeps what the others added. Two that save at
+    the same instant may lose an addition, which costs one more reading and nothing else.
+    """
 
     def __init__(self, memory: Path | None = None) -> None:
         self._memory = memory
-        self._known: dict[str, str] = {}
-        if memory is not None and memory.is_file():
-            with contextlib.suppress(ValueError, TypeError):  # unreadable: files are read again
-                self._known = dict(json.loads(memory.read_text()))
+        self._known = _remembered(memory)
+        self._read: Known = {}
 
     def digest(self, path: Path) -> str:
         """Return the sha256 of a file's bytes."""
         state = path.stat()
-        key = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {state.st_ino}"
-        if key not in self._known:
-            self._known[key] = file_digest(path)
-            self._save()
-        return self._known[key]
+        name = str(path.resolve())
+        now = f"{state.st_size} {state.st_mtime_ns} {state.st_ino}"
+        then, known = self._known.get(name, ("", ""))
+        if then == now:
+            return known
+        self._read[name] = self._known[name] = (now, file_digest(path))
+        self._save()
+        return self._known[name][1]
 
     def _save(self) -> None:
         if self._memory is None:
             return
+        self._known |= _remembered(self._memory) | self._read
         self._memory.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self._memory.with_name(f".{self._memory.name}.{os.getpid()}")
+        scratch = self._memory.with_name(f".{self._memory.name}.{uuid.uuid4().hex}")
         scratch.write_text(json.dumps(self._known, indent=0, sort_keys=True))
         scratch.replace(self._memory)
+
+
+def _remembered(memory: Path | None) -> Known:
+    """Return what a memory file holds; what cannot be read is forgotten, so its file is read again."""
+    try:
+        entries = json.loads(memory.read_text()) if memory is not None else {}
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(entries, dict):
+        return {}
+    return {
+        name: (entry[0], entry[1])
+        for name, entry in entries.items()
+        if isinstance(entry, list) and len(entry) == 2
+    }

@@ -130,7 +130,8 @@ class _Scorer:
         known = self.memory.get(key(length))
         if known is None:
             identity = factors.identity()
-            same = [n for n in lengths if self.subject.factors_at(n).identity() == identity]
+            alike = [n for n in lengths if self.subject.factors_at(n).identity() == identity]
+            same = [n for n in alike if self.memory.get(key(n)) is None]
             nlls = self._nlls(document, self.skip, self.skip + max(same), factors)
             for other in same:
                 self.memory.put(key(other), float(nlls[: other - 1].sum()))

@@ -2,22 +2,34 @@
 
 import argparse
 import os
+import shlex
 import shutil
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 
+from longrope.cost import estimate
 from longrope.errors import UserError
+from longrope.hardware import TABLE, read_machine
+from longrope.nodes import Node, Plan
+from longrope.provenance import facts
+from longrope.shapes import Shape
+from longrope.standing import survey
 from longrope.store import commit
 from longrope.verbs.common import add_store, planned, read_plan
+from longrope.verbs.listing import list_nodes, list_origins, time_text
 
 
 def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verbs to the command line."""
     plan = verbs.add_parser("plan", help="print the nodes of a configuration and their state")
     plan.add_argument("config", type=Path)
+    plan.add_argument("--hardware-table", type=Path, default=TABLE, help="YAML file of machines")
     plan.set_defaults(verb=_plan)
     verify = verbs.add_parser("verify", help="check every finished node of a configuration")
     verify.add_argument("config", type=Path)
+    verify.add_argument(
+        "--repair", action="store_true", help="set damaged nodes aside, to be made again"
+    )
     verify.set_defaults(verb=_verify)
     names = verbs.add_parser("names", help="link the nodes of a plan file under human names")
     names.add_argument("plan", type=Path)
@@ -30,9 +42,21 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    for name, node in planned(options.config, options.store).nodes.items():
-        state = "done" if (options.store / node.key / "DONE").is_file() else "missing"
-        print(f"{state:8} {name:60} {node.key}")
+    plan = planned(options.config, options.store)
+    standings = survey(plan, options.store)
+    nodes = list_nodes(plan, standings, _estimates(plan, options.hardware_table))
+    print("\n".join([*nodes, "", *list_origins(standings.values(), facts())]))
+
+
+def _estimates(plan: Plan, table: Path) -> Callable[[Node], str]:
+    """Return what to say of the time of a node that is not there: its estimate, if there is one."""
+    shape, machine = Shape.of(plan.shape), read_machine(plan.hardware, table)
+
+    def text(node: Node) -> str:
+        seconds = estimate(node, shape, machine).seconds if shape else None
+        return "" if seconds is None else f"~{time_text(seconds)}"
+
+    return text
 
 
 def _names(options: argparse.Namespace) -> None:
@@ -56,14 +80,36 @@ def _remove_other_links(folder: Path, names: Container[str]) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
+    store: Path = options.store
     finished = [
         node
-        for node in planned(options.config, options.store)
-        if any((options.store / node.key / mark).is_file() for mark in ("DONE", "manifest.json"))
+        for node in planned(options.config, store)
+        if any((store / node.key / mark).is_file() for mark in ("DONE", "manifest.json"))
     ]
-    damaged = {n.key: why for n in finished if (why := commit.problem(options.store / n.key))}
+    damaged = {n.key: why for n in finished if (why := commit.problem(store / n.key))}
     for key, why in damaged.items():
         print(f"damaged  {key}: {why}")
     print(f"{len(finished) - len(damaged)} of {len(finished)} finished nodes are sound")
+    if damaged and not options.repair:
+        raise UserError(
+            f"{len(damaged)} nodes are damaged; `longrope verify {options.config} --repair` sets them aside."
+        )
     if damaged:
-        raise UserError(f"{len(damaged)} nodes are damaged; delete their DONE files and run again.")
+        _set_aside(store, list(damaged))
+        print(f"{len(damaged)} nodes were moved to {store / '.trash'}; to make them again:")
+        print(_making(options.config, [store / key / "DONE" for key in damaged]))
+
+
+def _set_aside(store: Path, keys: list[str]) -> None:
+    """Move nodes that are still damaged to the trash; a job that makes one anew is waited for."""
+    for key in keys:
+        with commit.claimed(store / ".work" / f"{key}.lock"):
+            if commit.problem(store / key) is not None:
+                commit.to_trash(store, store / key)
+
+
+def _making(config: Path, marks: list[Path]) -> str:
+    """Return the command that makes nodes again: Snakemake misses none whose tables are there."""
+    # In this order: --configfile takes all words that follow it.
+    words = ["snakemake", "--configfile", str(config), "--cores", "1", *map(str, marks)]
+    return shlex.join(words)

@@ -20,9 +20,9 @@ PACKAGES = Path("resources/packages")
 
 def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
-    run = verbs.add_parser("run", help="compute one node of a plan")
-    run.add_argument("node", help="key of the node, {kind}/{label}-{digest12}")
-    run.add_argument("--plan", type=Path, required=True, help="plan file that has the node")
+    run = verbs.add_parser("run", help="compute nodes of a plan, one after the other")
+    run.add_argument("nodes", nargs="+", metavar="NODE", help="key, {kind}/{label}-{digest12}")
+    run.add_argument("--plan", type=Path, required=True, help="plan file that has the nodes")
     add_store(run)
     run.add_argument(
         "--threads", type=int, default=1, help="of arithmetic; last digits depend on it"
@@ -32,14 +32,29 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    nodes = read_plan(options.plan)["nodes"]
-    spec = nodes.get(options.node)
-    if spec is None:
-        raise UserError(f"{options.plan} has no node {options.node}; run snakemake again.")
-    _check_code(options.node, spec)
-    inputs = _inputs(options.store, nodes, spec)
     # Before torch is imported, which reads it once.
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    nodes = read_plan(options.plan)["nodes"]
+    mistakes = [str(error) for key in options.nodes if (error := _attempt(key, nodes, options))]
+    if mistakes:
+        raise UserError(" ".join(mistakes))
+
+
+def _attempt(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> UserError | None:
+    """Compute one node and return the mistake that prevents it: others of the job go on."""
+    try:
+        _compute(key, nodes, options)
+    except UserError as error:
+        return error
+    return None
+
+
+def _compute(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> None:
+    spec = nodes.get(key)
+    if spec is None:
+        raise UserError(f"{options.plan} has no node {key}; run snakemake again.")
+    _check_code(key, spec)
+    inputs = _inputs(options.store, nodes, spec)
     scoring = CodeIndex().identity(["longrope.scoring"])
     runtime = Runtime(options.store, options.packages, spec["runtime"], scoring)
     stage = importlib.import_module(f"longrope.stages.{spec['kind']}")
@@ -47,7 +62,7 @@ def _run(options: argparse.Namespace) -> None:
     def compute(work: Path) -> None:
         stage.run(spec["settings"], inputs, work, runtime)
 
-    commit.run(options.store, options.node, spec, compute, facts)
+    commit.run(options.store, key, spec, compute, facts)
 
 
 def _check_code(key: str, spec: dict[str, Any]) -> None:

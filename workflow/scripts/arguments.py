@@ -1,4 +1,4 @@
-"""The one command line of all scripts: the plan, the table where one is read, and what is written.
+"""The one command line of all scripts: what is read (plan, table, configuration) and what is written.
 
 Scripts are started by a rule's `shell:`, not `script:`, because Snakemake does not quote its interpreter's
 path there and fails in a folder whose name has a space.
@@ -7,7 +7,7 @@ path there and fails in a folder whose name has a space.
 import argparse
 from pathlib import Path
 
-NAMES = ("plan", "table", "csv", "markdown", "svg", "png")
+NAMES = ("config", "plan", "table", "hardware-table", "csv", "markdown", "svg", "png", "html")
 
 
 def parse() -> argparse.Namespace:

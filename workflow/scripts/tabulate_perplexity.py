@@ -4,14 +4,16 @@ from pathlib import Path
 
 import arguments
 
+from longrope.lineage import full_note
 from longrope.reporting import perplexity_table, write_table
-from longrope.results import read_plan, store_of, table_note
+from longrope.results import read_plan, store_of
 
 
 def tabulate(plan_file: Path, store: Path, csv: Path, markdown: Path) -> None:
     """Write the table of a plan's nodes in `store` as CSV and Markdown."""
     plan = read_plan(plan_file)
-    write_table(perplexity_table(plan, store), csv, markdown, note=table_note(plan))
+    note = full_note(plan, store, "perplexity")
+    write_table(perplexity_table(plan, store), csv, markdown, note=note)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,72 @@
+"""Accepted code: a reviewed file that says which identity of code stands for which older one.
+
+After a change that alters no result, such as a renamed variable, the new code may stand for the old:
+digests go back to what they were, and nothing is computed again. The file lies in the package and is
+committed with the change. To take an acceptance back, remove its entry.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from longrope.errors import UserError
+
+NAME = "accepted.json"
+IDENTITY = re.compile(r"[0-9a-f]{16}")
+
+Accepted = dict[str, dict[str, str]]
+"""identity of the code as it is -> `stands_for`, the older identity, and `of`, whose code it is"""
+
+
+def read(package: Path) -> Accepted:
+    """Return the accepted code of a package; without a file, or in an empty one, there is none.
+
+    Raises:
+        UserError: if the file is not what `write` writes.
+    """
+    path = package / NAME
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8").strip() or "{}")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it from git.") from None
+    wrong = _wrong(entries)
+    if wrong is not None:
+        raise UserError(
+            f"{path}: {wrong} should map a code identity of 16 hexadecimal digits to "
+            "{stands_for: another, of: a kind of node}; restore it from git."
+        )
+    return dict(entries)
+
+
+def _wrong(entries: Any) -> str | None:
+    """Return which entry is not well-formed, or None."""
+    if not isinstance(entries, dict):
+        return "it"
+    for computed, entry in entries.items():
+        texts = isinstance(entry, dict) and entry.keys() == {"stands_for", "of"}
+        if not texts or not isinstance(entry["of"], str):
+            return f"entry {computed!r}"
+        if not all(IDENTITY.fullmatch(str(name)) for name in (computed, entry["stands_for"])):
+            return f"entry {computed!r}"
+    return None
+
+
+def write(package: Path, entries: Mapping[str, Mapping[str, str]]) -> Path:
+    """Write the file in one step, keys sorted; return its path.
+
+    Raises:
+        UserError: if the package cannot be written, as when it is installed for all users.
+    """
+    path = package / NAME
+    scratch = path.with_name(f".{NAME}.{uuid.uuid4().hex}")
+    try:
+        scratch.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}); use your own checkout.") from None
+    return path

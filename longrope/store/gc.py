@@ -1,0 +1,240 @@
+"""What nothing needs any more in a store, and its deletion: the only place that deletes results.
+
+A directory is first renamed into `.trash`, under the claim of its node, and deleted there: a kill at any
+moment leaves a whole node or something in the trash, and no running job loses what it writes. Names
+that the store does not give are never touched.
+"""
+
+import json
+import re
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longrope.errors import UserError
+from longrope.store import commit
+from longrope.store.identity import DIGEST_CHARACTERS, digest
+
+DAY = 86400.0
+"""Seconds for which the plan file of a job that may still be queued is kept."""
+
+_NODE = re.compile(rf".+-[0-9a-f]{{{DIGEST_CHARACTERS}}}")
+_WORK = re.compile(rf"({_NODE.pattern})(\.lock(?:\.[0-9a-f]{{32}})?)?")
+_JOB_PLAN = re.compile(rf"[0-9a-f]{{{DIGEST_CHARACTERS}}}")
+_MEMORY = re.compile(r"[0-9a-f]{16}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Live:
+    """What must stay."""
+
+    keys: frozenset[str]
+    """nodes, by their directories inside the store"""
+    identities: frozenset[str]
+    """digests of those nodes and of the raw files they read, which score memories refer to"""
+    plans: frozenset[str]
+    """names of plan files that jobs read"""
+
+    @classmethod
+    def of(cls, plans: Iterable[str], held: Iterable[str]) -> "Live":
+        """Return what plans, given as the texts of their files, and running jobs need."""
+        keys, identities, names = set(held), set(), set()
+        for text in plans:
+            nodes: dict[str, Any] = json.loads(text)["nodes"]
+            keys |= nodes.keys()
+            identities |= {node["digest"] for node in nodes.values()}
+            identities |= {
+                digest(raw["files"]) for node in nodes.values() for raw in node["raw"].values()
+            }
+            names.add(digest(text)[:DIGEST_CHARACTERS])
+        return cls(frozenset(keys), frozenset(identities), frozenset(names))
+
+
+@dataclass(frozen=True)
+class Dead:
+    """What nothing needs."""
+
+    nodes: Mapping[str, list[Path]]
+    """by key: finished and half-finished directories and left-over claims"""
+    memories: list[Path]
+    """score memories of dead models or tokens"""
+    plans: list[Path]
+    """plan files that no job reads"""
+    trash: list[Path]
+    """what was set aside earlier"""
+
+    @property
+    def paths(self) -> list[Path]:
+        """Everything, in the order of its deletion."""
+        nodes = [path for paths in self.nodes.values() for path in paths]
+        return [*nodes, *self.memories, *self.plans, *self.trash]
+
+
+# Running jobs -------------------------------------------------------------------------------------
+
+
+def held(store: Path) -> set[str]:
+    """Return the nodes that a job computes or waits for, by the signs of life in their claims."""
+    now = time.time()
+    return {
+        key
+        for key, paths in _work(store).items()
+        if any(_is_claim(path) and _is_fresh(path, now) for path in paths)
+    }
+
+
+def _is_claim(path: Path) -> bool:
+    named = _WORK.fullmatch(path.name)
+    return named is not None and named[2] is not None
+
+
+def _is_fresh(claim: Path, now: float) -> bool:
+    """Tell whether a claim's owner gave a sign of life lately; see `commit.claimed`."""
+    try:
+        signs = [token.stat().st_mtime for token in claim.iterdir()]
+    except OSError:  # released meanwhile
+        return False
+    return any(now - sign <= 5 * commit.HEARTBEAT for sign in signs)
+
+
+def plans_of(store: Path, keys: Collection[str]) -> Iterator[str]:
+    """Yield the text of every plan file that has one of some nodes: jobs need its other nodes too."""
+    for path in sorted((store / "plans").glob("*.json")) if keys else []:
+        text = _text(path)
+        if any(key in text for key in keys):
+            yield text
+
+
+def _text(path: Path) -> str:
+    """Return a plan file's text, or an empty plan's if it is none or gone."""
+    try:
+        text = path.read_text()
+        return text if "nodes" in json.loads(text) else '{"nodes": {}}'
+    except (OSError, ValueError, TypeError):
+        return '{"nodes": {}}'
+
+
+# What is dead -------------------------------------------------------------------------------------
+
+
+def dead(store: Path, kinds: Iterable[str], live: Live) -> Dead:
+    """Return what nothing needs; while a job is running, all plan files stay."""
+    return Dead(
+        nodes=_dead_nodes(store, kinds, live),
+        memories=_dead_memories(store, live),
+        plans=[] if held(store) else _dead_plans(store, live),
+        trash=_trash(store),
+    )
+
+
+def _dead_nodes(store: Path, kinds: Iterable[str], live: Live) -> dict[str, list[Path]]:
+    found = _work(store)
+    for kind in kinds:
+        for path in _directories(store / kind):
+            if _NODE.fullmatch(path.name):
+                found[f"{kind}/{path.name}"].append(path)
+    return {key: sorted(found[key]) for key in sorted(found.keys() - live.keys)}
+
+
+def _work(store: Path) -> defaultdict[str, list[Path]]:
+    """Return work directories and claims by the key of their node."""
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    for kind in _directories(store / ".work"):
+        for path in _directories(kind):
+            named = _WORK.fullmatch(path.name)
+            if named is not None:
+                found[f"{kind.name}/{named[1]}"].append(path)
+    return found
+
+
+def _directories(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+
+
+def _dead_memories(store: Path, live: Live) -> list[Path]:
+    return sorted(path for path in _memories(store) if _refers_to(path) - live.identities)
+
+
+def _memories(store: Path) -> list[Path]:
+    return [path for path in _directories(store / ".scores") if _MEMORY.fullmatch(path.name)]
+
+
+def silent_memories(store: Path) -> list[Path]:
+    """Return the score memories that do not say what they are of; they are kept."""
+    return [path for path in _memories(store) if not _refers_to(path)]
+
+
+def _refers_to(memory: Path) -> set[str]:
+    """Return the digests of nodes and files in a score memory's context."""
+    try:
+        context = json.loads((memory / "context.json").read_text())
+        return {value for value in context.values() if _SHA256.fullmatch(str(value))}
+    except (OSError, ValueError, AttributeError):
+        return set()
+
+
+def _dead_plans(store: Path, live: Live) -> list[Path]:
+    oldest = time.time() - DAY
+    return [
+        path
+        for path in sorted((store / "plans").glob("*.json"))
+        if is_job_plan(path) and path.stem not in live.plans and path.stat().st_mtime < oldest
+    ]
+
+
+def is_job_plan(path: Path) -> bool:
+    """Tell a plan file named by its digest from the last plan of an experiment."""
+    if not _JOB_PLAN.fullmatch(path.stem):
+        return False
+    return bool(json.loads(_text(path)).get("experiment") != path.stem)
+
+
+def _trash(store: Path) -> list[Path]:
+    return sorted((store / ".trash").iterdir()) if (store / ".trash").is_dir() else []
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file or of all files in a directory; links count as links."""
+    if not path.is_dir() or path.is_symlink():
+        return path.lstat().st_size
+    return sum(entry.lstat().st_size for entry in path.rglob("*") if not entry.is_dir())
+
+
+# Deletion -----------------------------------------------------------------------------------------
+
+
+def delete(store: Path, dead: Dead) -> None:
+    """Delete what is dead, by way of the trash.
+
+    Raises:
+        UserError: if the system refuses; what is left is found again by the next call.
+    """
+    try:
+        for key, paths in dead.nodes.items():
+            _discard(store, key, paths)
+        for memory in dead.memories:
+            commit.to_trash(store, memory)
+        for plan in dead.plans:
+            plan.unlink(missing_ok=True)
+        for path in _trash(store):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    except OSError as error:
+        raise UserError(
+            f"the system does not let gc delete: {error}; run it as the owner."
+        ) from error
+
+
+def _discard(store: Path, key: str, paths: Iterable[Path]) -> None:
+    """Move a node's directories to the trash, holding its claim."""
+    lock = store / ".work" / f"{key}.lock"
+    with commit.claimed(lock):
+        for path in paths:
+            if path != lock and not (_is_claim(path) and _is_fresh(path, time.time())):
+                commit.to_trash(store, path)
