@@ -4,11 +4,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 import workflow_runs
 from tiny_models import ARCHITECTURES, build
 from transformers import PreTrainedModel
+
+# No test is timed: another process may have the machine.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ def package(tmp_path, monkeypatch):
     folder = tmp_path / "copy" / "longrope"
     shutil.copytree(ROOT / "longrope", folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "accepted.json").unlink()
+    (folder.parent / "config").mkdir()
+    shutil.copy(ROOT / "config" / "hardware.yaml", folder.parent / "config")
     monkeypatch.chdir(command_line.write_files(tmp_path / "work"))
     finish(*planned())
     return folder

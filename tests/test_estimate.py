@@ -156,8 +156,7 @@ def test_a_misspelt_machine_is_refused_with_the_near_one(estimate):
     code, _, errors = estimate("config/llama2-7b.yaml", "--hardware", "h100")
     assert code == 1
     assert errors == (
-        "longrope: error: hardware: no machine 'h100' in config/hardware.yaml; "
-        "did you mean h100-80?\n"
+        f"longrope: error: hardware: no machine 'h100' in {TABLE}; did you mean h100-80?\n"
     )
 
 

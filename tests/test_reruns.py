@@ -380,17 +380,12 @@ def test_two_runs_on_one_store_at_the_same_time_compute_each_node_once(finished,
         workflow_runs.command(folder, *targets, name=name)
         for folder, name in ((finished, "small.yaml"), (other, "other.yaml"))
     ]
-    running = [
-        subprocess.Popen(
-            call,
-            cwd=finished,
-            env=workflow_runs.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for call in calls
-    ]
-    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    environment = workflow_runs.environment()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    running = [subprocess.Popen(call, cwd=finished, env=environment, **pipes) for call in calls]
+    for process in running:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said[-3000:]
     scored = [json.loads(line)[0] for line in score_lines(results)]
     assert scored
     assert len(scored) == len(set(scored))
