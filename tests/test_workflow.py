@@ -10,7 +10,7 @@ import time
 
 import pandas as pd
 import pytest
-from workflow_runs import change, computed, environment, run, score_lines
+from workflow_runs import change, computed, environment, names, run, score_lines
 
 pytestmark = pytest.mark.workflow
 
@@ -59,6 +59,26 @@ def test_a_second_run_computes_nothing(finished):
     assert done.returncode == 0
     assert "Nothing to be done" in done.stdout + done.stderr
     assert computed(finished) == before
+
+
+def test_a_cancelled_job_gives_its_claim_back(finished, tmp_path):
+    keys = names(finished)
+    store = tmp_path / "store"
+    tokens = keys["tokenize/random-llama-words-validation"]
+    shutil.copytree(finished / "results" / tokens, store / tokens)
+    run(finished, "small.yaml", "-n")
+    plan = finished / "results" / "plans" / "small.json"
+    key = keys["search/random-llama-256"]
+    command = [sys.executable, "-m", "longrope", "run", key, "--plan", plan, "--store", store]
+    process = subprocess.Popen(command, cwd=finished, env=environment(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not score_lines(store) and time.monotonic() < deadline:
+        assert process.poll() is None, "it ended before it could be cancelled"
+        time.sleep(0.002)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert not list(store.glob(".work/search/*.lock"))
+    assert not (store / key).exists()
 
 
 def test_a_search_killed_in_the_middle_ends_with_the_same_bytes_and_scores_nothing_twice(

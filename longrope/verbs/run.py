@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,18 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    # A cancelled job ends by an exception, so that it gives its claim back and the next need not wait.
+    signal.signal(signal.SIGTERM, _stop)
     # Before torch is imported, which reads it once.
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     nodes = read_plan(options.plan)["nodes"]
     mistakes = [str(error) for key in options.nodes if (error := _attempt(key, nodes, options))]
     if mistakes:
         raise UserError(" ".join(mistakes))
+
+
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _attempt(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> UserError | None:
