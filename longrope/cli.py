@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from longrope.errors import UserError
-from longrope.verbs import accept, estimate, keep, look, run
+from longrope.verbs import accept, estimate, factors, keep, look, run, search
 
-GROUPS = (run, look, estimate, accept, keep)
+GROUPS = (run, search, look, estimate, factors, accept, keep)
 """Modules of `longrope.verbs` in the order of the help."""
 
 

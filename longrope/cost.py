@@ -116,10 +116,22 @@ def _searches(settings: Mapping[str, Any], lengths: list[int], more: int) -> lis
 
     An upper bound: no candidate is scored twice.
     """
-    children = settings["num_mutations"] + settings["num_crossovers"]
-    candidates = settings["population_size"] + settings["num_iterations"] * children + 1 + more
-    count = candidates * settings["num_documents"]
+    count = _scored_documents(settings) + (1 + more) * settings["num_documents"]
     return [Passes(count, length, length) for length in lengths]
+
+
+def _scored_documents(settings: Mapping[str, Any]) -> int:
+    """Return how many times a search scores a document."""
+    documents: int = settings["num_documents"]
+    if settings["algorithm"] == "cma":
+        own = settings["cma"]
+        few: int = min(own["batch_documents"], documents)
+        # three closed forms, the generations, and three candidates of the selection
+        generations: int = own["num_generations"] * own["generation_size"]
+        return few * (3 + generations) + 3 * documents
+    children: int = settings["num_mutations"] + settings["num_crossovers"]
+    candidates: int = settings["population_size"] + settings["num_iterations"] * children
+    return documents * candidates
 
 
 def _evaluate(settings: Mapping[str, Any]) -> list[Passes] | None:

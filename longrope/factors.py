@@ -6,6 +6,8 @@ Source: Ding et al. 2024, LongRoPE (arXiv:2402.13753), section 3: pair i of toke
 
 import json
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -103,3 +105,21 @@ class FactorTable(BaseModel):
             return cls.model_validate_json(path.read_text())
         except (OSError, ValidationError) as error:
             raise UserError(f"{path} is not a factor table: {error}.") from None
+
+
+def first_fall(factors: Sequence[float]) -> int | None:
+    """Return the first pair whose factor is below that of the faster pair before it, if any.
+
+    The paper's search keeps factors from falling, but sets that others published do fall.
+    """
+    falls = (pair for pair, (before, after) in enumerate(pairwise(factors), 1) if after < before)
+    return next(falls, None)
+
+
+def log_ratios(one: RopeFactors, other: RopeFactors) -> list[float]:
+    """Return ln(factor in one / factor in other) of every pair.
+
+    Raises:
+        ValueError: if they have different numbers of pairs.
+    """
+    return [math.log(a / b) for a, b in zip(one.factors, other.factors, strict=True)]

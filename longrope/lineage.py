@@ -40,6 +40,8 @@ class Product:
     """the one evaluation task it reads"""
     packages: tuple[str, ...] = ("torch", "transformers")
     """packages whose versions may show in its numbers"""
+    study: bool | None = None
+    """whether it reads the searches of a study, or those of an extension; None for both"""
 
     @property
     def watched(self) -> tuple[str, ...]:
@@ -48,7 +50,9 @@ class Product:
 
     def reads(self, node: PlanNode) -> bool:
         """Return whether the product is made of this node's own files."""
-        return node["kind"] in self.kinds and self.task in (None, node["settings"].get("task"))
+        settings = node["settings"]
+        wanted = self.study in (None, "study" in settings)
+        return node["kind"] in self.kinds and self.task in (None, settings.get("task")) and wanted
 
 
 PRODUCTS = (
@@ -57,8 +61,9 @@ PRODUCTS = (
     Product(
         "benchmarks", "table", ("evaluate",), "benchmarks", ("torch", "transformers", "lm-eval")
     ),
-    Product("factors", "figure", ("search", "readjust")),
-    Product("convergence", "figure", ("search", "readjust")),
+    Product("factors", "figure", ("search", "readjust"), study=False),
+    Product("convergence", "figure", ("search", "readjust"), study=False),
+    Product("search", "table and figure", ("search",), study=True),
     Product("cost", "table", KINDS),
 )
 

@@ -33,6 +33,19 @@ class Geometry:
         return 2 * math.pi * self.rope_theta ** (np.arange(self.num_pairs) / self.num_pairs)
 
 
+def critical_pair(geometry: Geometry) -> int:
+    """Return the first pair that pretraining shows at most one full turn, from 0; P if all turn more.
+
+    It is half of LongRoPE2's theoretical critical dimension, d_tcd = 2 ceil((d/2) log_theta(L / 2 pi)):
+    pairs from it on must be scaled by at least target over original length, or meet unseen angles.
+
+    Source: Shang et al. 2025, LongRoPE2 (arXiv:2502.20082).
+    """
+    turns = geometry.original_length / (2 * math.pi)
+    pair = math.ceil(geometry.num_pairs * math.log(turns) / math.log(geometry.rope_theta))
+    return min(max(pair, 0), geometry.num_pairs)
+
+
 RopeMethod = Callable[[Geometry, float], Factors]
 
 

@@ -4,6 +4,7 @@ Nothing here imports torch: the Snakefile imports it at every parse.
 """
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 from longrope.errors import UserError
@@ -15,10 +16,17 @@ from longrope.settings import (
     FinetuneSettings,
     SearchSettings,
     SplitRef,
+    StudySettings,
 )
 from longrope.sources import Sources, installed
 from longrope.store.code import CodeIndex
 from longrope.store.files import RawFiles
+
+EVOLUTION = {
+    *("population_size", "num_mutations", "num_crossovers", "num_parents"),
+    *("mutation_probability", "num_iterations"),
+}
+"""settings of a search that only the evolutions read"""
 
 
 def build(config: Config, root: Path, raw_files: RawFiles | None = None) -> Plan:
@@ -59,6 +67,9 @@ class _Builder:
     def add_all(self) -> None:
         """Add every node of the configuration."""
         self.base = {"model": self._model_source()}
+        if self.config.search_study is not None:
+            self._add_study(self.config.search_study)
+            return
         searched = self._add_extension()
         table = self._add_readjust(searched) if self.config.readjust else searched[-1]
         self._add_evaluations(table)
@@ -147,8 +158,10 @@ class _Builder:
         self, search: SearchSettings | None, length: int, source_length: int
     ) -> dict[str, object]:
         chosen = search or self.config.search
-        settings = chosen.model_dump(exclude={"documents", "halve_above"})
-        if chosen.halve_above is not None and length > chosen.halve_above:
+        unread = EVOLUTION if chosen.algorithm == "cma" else {"cma"}
+        settings = chosen.model_dump(exclude={"documents", "halve_above"} | unread)
+        halved = chosen.halve_above is not None and length > chosen.halve_above
+        if halved and chosen.algorithm != "cma":
             for key in ("population_size", "num_mutations", "num_crossovers"):
                 settings[key] //= 2
         return settings | {
@@ -167,6 +180,18 @@ class _Builder:
         documents = (search or self.config.search).documents
         sources: dict[str, Node | Raw] = {**self.base, "tokens": self._tokens(documents)}
         return self._add("search", f"{self.config.model.name}-{length}", settings, sources)
+
+    def _add_study(self, study: StudySettings) -> None:
+        """Add a search per algorithm, length and seed, each scored on held-out documents at its end."""
+        for name, search in study.algorithms.items():
+            for length, seed in product(study.lengths, study.seeds):
+                original = self.config.model.original_length
+                settings = self._search_settings(search, length, original)
+                settings |= {"seed": seed, "study": name, "num_held_out": study.num_held_out}
+                tokens = {"tokens": search.documents, "held_out": study.held_out}
+                sources = {role: self._tokens(ref) for role, ref in tokens.items()}
+                label = f"{self.config.model.name}-{name}-{length}-seed{seed}"
+                self._add("search", label, settings, self.base | sources)
 
     def _second_search(self, step: ExtensionStep, tuned: Node, tuned_length: int) -> Node:
         settings = self._search_settings(step.search, step.target_length, tuned_length)

@@ -37,6 +37,11 @@ BENCHMARKS_COLUMNS = (
     *("variant", "method", "task", "few_shot", "items", "metric"),
     *("value", "stderr", "chance", "stand_in"),
 )
+SEARCH_COLUMNS = (
+    *("algorithm", "seed", "length", "scored_tokens", "train_ppl", "heldout_ppl"),
+    *("seconds", "peak_memory_mb"),
+)
+"""Of the table of a search study."""
 CONVERGENCE_COLUMNS = (
     *("search", "length", "iteration", "origin", "scored_tokens", "perplexity", "best"),
 )
@@ -230,6 +235,28 @@ def _histories(plan: PlanFile, store: Path) -> Iterator[tuple[str, int, Path]]:
     for key, node in nodes_of(plan, "readjust"):
         for length in node["settings"]["lengths"]:
             yield "readjusted", int(length), store / key / f"history-{length}.jsonl"
+
+
+def search_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+    """Return one row per search of a study: what it found, and what that cost."""
+    rows = [_search_row(store / key, node) for key, node in nodes_of(plan, "search")]
+    table = pd.DataFrame(rows, columns=list(SEARCH_COLUMNS))
+    return table.sort_values(["length", "algorithm", "seed"], kind="stable", ignore_index=True)
+
+
+def _search_row(folder: Path, node: PlanNode) -> dict[str, Any]:
+    found = RopeFactors.read(folder / "factors.json").provenance
+    manifest = read_json(folder / "manifest.json")
+    return {
+        "algorithm": node["settings"]["study"],
+        "seed": node["settings"]["seed"],
+        "length": node["settings"]["target_length"],
+        "scored_tokens": found["scored_tokens"],
+        "train_ppl": found["perplexity"],
+        "heldout_ppl": found["held_out_perplexity"],
+        "seconds": manifest["seconds"],
+        "peak_memory_mb": manifest["peak_memory_mb"],
+    }
 
 
 # Files ------------------------------------------------------------------------------------------

@@ -116,10 +116,26 @@ class SplitRef(Settings):
     split: str = Field(description="train, validation or test")
 
 
+class CmaSettings(Settings):
+    """CMA-ES on knots and few documents; docs/search.md has the evidence for the defaults."""
+
+    num_knots: int = Field(8, gt=1, description="variables that bend the curve of log factors")
+    generation_size: int = Field(8, gt=2, description="individuals per generation")
+    num_generations: int = Field(6, gt=0, description="generations before the selection")
+    batch_documents: int = Field(1, gt=0, description="documents each generation is scored on")
+    step: float = Field(0.5, gt=0, description="first standard deviation of a knot's log factor")
+
+
 class SearchSettings(Settings):
     """The factor search; defaults are those of Ding et al. 2024, section 3 and appendix."""
 
-    algorithm: Literal["evolution"] = Field("evolution", description="search algorithm")
+    algorithm: Literal["evolution", "evolution-public", "cma"] = Field(
+        "evolution",
+        description="evolution: as published; evolution-public: as the authors' code; cma: CMA-ES",
+    )
+    cma: CmaSettings = Field(
+        CmaSettings.model_validate({}), description="settings of the algorithm `cma`"
+    )
     documents: SplitRef = Field(description="validation documents the search scores on")
     num_documents: int = Field(5, gt=0, description="documents each candidate is scored on")
     population_size: int = Field(64, gt=2, description="P: individuals of the first generation")
@@ -264,6 +280,16 @@ class EvaluateSettings(Settings):
     benchmarks: BenchmarkSettings | None = Field(None, description="skipped if left out")
 
 
+class StudySettings(Settings):
+    """Search algorithms compared over seeds and lengths on the base model."""
+
+    algorithms: dict[str, SearchSettings] = Field(description="name in the table -> search")
+    lengths: list[Tokens] = Field(description="target lengths")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(description="one search for each")
+    held_out: SplitRef = Field(description="documents no search sees, scored once with its result")
+    num_held_out: int = Field(20, gt=0, description="held-out documents")
+
+
 class Config(Settings):
     """A whole experiment."""
 
@@ -293,15 +319,22 @@ class Config(Settings):
     corpora: dict[str, CorpusSettings] = Field(description="name -> where its documents come from")
     search: SearchSettings = Field(description="the factor search, common to all steps")
     extension: list[ExtensionStep] = Field(
-        min_length=1, description="steps of the extension, by rising target length"
+        [], description="steps of the extension, by rising target length; or a search study"
+    )
+    search_study: StudySettings | None = Field(
+        None, description="search algorithms to compare, instead of an extension"
     )
     readjust: ReadjustSettings | None = Field(
         None, description="short-length factors; skipped if left out"
     )
-    evaluate: EvaluateSettings = Field(description="what is measured")
+    evaluate: EvaluateSettings = Field(
+        EvaluateSettings.model_validate({}), description="what is measured"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if bool(self.extension) == bool(self.search_study):
+            raise ValueError("give exactly one of extension and search_study")
         self._check_corpora()
         self._check_lengths()
         return self
@@ -322,6 +355,10 @@ class Config(Settings):
                 yield f"extension.{index}.search.documents", step.search.documents
             if step.finetune:
                 yield f"extension.{index}.finetune.documents", step.finetune.documents
+        if self.search_study:
+            yield "search_study.held_out", self.search_study.held_out
+            for name, search in self.search_study.algorithms.items():
+                yield f"search_study.algorithms.{name}.documents", search.documents
         if self.readjust and self.readjust.search:
             yield "readjust.search.documents", self.readjust.search.documents
         if self.evaluate.perplexity:

@@ -139,6 +139,11 @@ def done_of(kind=None, task=None):
     ]
 
 
+def is_study():
+    """Return whether the configuration compares searches instead of extending a model."""
+    return any("study" in node.settings for node in PLAN.of("search"))
+
+
 def tables_and_figures():
     """Return every table and figure that the evaluations of the configuration lead to."""
     tasks = [
@@ -146,9 +151,10 @@ def tables_and_figures():
         for task in ("perplexity", "passkey", "benchmarks")
         if done_of("evaluate", task)
     ]
-    plotted = [task for task in tasks if task != "benchmarks"] + [
-        "factors",
-        "convergence",
+    tables = [*tasks, "cost", *(["search"] if is_study() else [])]
+    drawn = [task for task in tasks if task != "benchmarks"]
+    drawn += ["search"] if is_study() else ["factors", "convergence"]
+    return [
+        *(f"{STORE}/tables/{EXPERIMENT}/{name}.csv" for name in tables),
+        *(f"{STORE}/figures/{EXPERIMENT}/{name}.svg" for name in drawn),
     ]
-    tables = [f"{STORE}/tables/{EXPERIMENT}/{name}.csv" for name in [*tasks, "cost"]]
-    return tables + [f"{STORE}/figures/{EXPERIMENT}/{name}.svg" for name in plotted]

@@ -253,6 +253,65 @@ rule plot_convergence:
         " > {log:q} 2>&1"
 
 
+rule tabulate_search:
+    """Tabulate what each search of a study found, by algorithm, length and seed."""
+    input:
+        script=f"{SCRIPTS}/tabulate_search.py",
+        plan=PLAN_FILE,
+        searched=done_of("search"),
+    output:
+        csv=report(
+            f"{STORE}/tables/{EXPERIMENT}/search.csv",
+            caption="../workflow/report/search_table.rst",
+            category="Search study",
+            labels={"item": "search study", "form": "table"},
+        ),
+        markdown=f"{STORE}/tables/{EXPERIMENT}/search.md",
+    log:
+        f"logs/tabulate_search/{EXPERIMENT}.log",
+    localrule: True
+    conda:
+        "../workflow/envs/longrope.yaml"
+    params:
+        python=PYTHON,
+    shell:
+        "{params.python:q} {input.script:q}"
+        " --plan {input.plan:q}"
+        " --csv {output.csv:q}"
+        " --markdown {output.markdown:q}"
+        " > {log:q} 2>&1"
+
+
+rule plot_search:
+    """Plot held-out perplexity against scored tokens, by algorithm."""
+    input:
+        script=f"{SCRIPTS}/plot_search.py",
+        plan=PLAN_FILE,
+        table=f"{STORE}/tables/{EXPERIMENT}/search.csv",
+    output:
+        svg=report(
+            f"{STORE}/figures/{EXPERIMENT}/search.svg",
+            caption="../workflow/report/search_figure.rst",
+            category="Search study",
+            labels={"item": "search study", "form": "figure"},
+        ),
+        png=f"{STORE}/figures/{EXPERIMENT}/search.png",
+    log:
+        f"logs/plot_search/{EXPERIMENT}.log",
+    localrule: True
+    conda:
+        "../workflow/envs/longrope.yaml"
+    params:
+        python=PYTHON,
+    shell:
+        "{params.python:q} {input.script:q}"
+        " --plan {input.plan:q}"
+        " --table {input.table:q}"
+        " --svg {output.svg:q}"
+        " --png {output.png:q}"
+        " > {log:q} 2>&1"
+
+
 rule tabulate_provenance:
     """Tabulate the nodes behind each table and figure: commits, versions, machines."""
     input:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from searches import PROBLEM, SETTINGS, FakeObjective, away_from_four, make
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
@@ -19,6 +20,7 @@ from longrope.cost import Requirements, estimate, requirements, together
 from longrope.hardware import Machine, read_machine
 from longrope.methods import closed_form
 from longrope.models import geometry, load_model
+from longrope.search.driver import search
 from longrope.shapes import HEAD_ROWS, Shape
 from longrope.tasks import benchmarks
 
@@ -35,10 +37,18 @@ LLAMA2 = {
     "vocab_size": 32000,
 }
 SEARCH = {
+    "algorithm": "evolution",
     "population_size": 64,
     "num_mutations": 16,
     "num_crossovers": 16,
     "num_iterations": 40,
+    "num_documents": 5,
+    "target_length": 256 * K,
+    "dtype": "bfloat16",
+}
+CMA = {
+    "algorithm": "cma",
+    "cma": {"num_knots": 8, "generation_size": 8, "num_generations": 6, "batch_documents": 1},
     "num_documents": 5,
     "target_length": 256 * K,
     "dtype": "bfloat16",
@@ -133,6 +143,30 @@ def test_one_evaluation_at_2048k_takes_the_fifty_minutes_that_the_paper_reports(
 def test_a_search_costs_its_budget_and_one_candidate_more():
     found = estimate(Job("search", SEARCH), LLAMA, machine("a100-80"))
     assert found.tokens == (64 + 40 * 32 + 1) * 5 * 256 * K
+
+
+def test_cma_costs_few_documents_a_generation_and_all_at_the_end():
+    def documents(**changes):
+        own = CMA | {"cma": CMA["cma"] | changes}
+        return estimate(Job("search", own), LLAMA, machine("a100-80")).tokens / (256 * K)
+
+    # three closed forms, 48 samples, a selection of three on all five, one more without start tokens
+    assert documents() == 3 + 48 + 3 * 5 + 5
+    assert documents(batch_documents=2) == 2 * (3 + 48) + 3 * 5 + 5
+    assert documents(batch_documents=9) == 5 * (3 + 48) + 3 * 5 + 5
+    assert documents(num_generations=2, generation_size=4) == 3 + 8 + 3 * 5 + 5
+
+
+@pytest.mark.parametrize(("name", "known"), [("evolution", 0), ("evolution-public", 0), ("cma", 2)])
+def test_the_estimate_of_a_search_is_what_its_driver_counts(name, known, tmp_path):
+    told = SETTINGS | {"algorithm": name, "target_length": 2048, "dtype": "float32"}
+    objective = FakeObjective(away_from_four, lengths=[2048] * told["num_documents"])
+    found = search(PROBLEM, make(name), objective, tmp_path / "history.jsonl", {})
+    estimated = estimate(Job("search", told), tiny_shape(), machine("cpu")).tokens
+    # The driver does not count the best without start tokens. CMA-ES selects from a closed form that has
+    # been scored on its first documents.
+    counted = found.provenance["scored_tokens"]
+    assert estimated == counted + (told["num_documents"] + known) * 2048
 
 
 def test_a_readjustment_searches_every_length_and_tries_the_attention_scales():

@@ -214,6 +214,75 @@ def test_what_changes_no_result_changes_no_digest(root, edit):
     assert changed(build(root), build(root, edit)) == set()
 
 
+EVOLUTION = {
+    "population_size": 65,
+    "num_mutations": 17,
+    "num_crossovers": 17,
+    "num_parents": 33,
+    "mutation_probability": 0.4,
+    "num_iterations": 41,
+}
+"""settings that only the evolutions read, each unlike its default"""
+CMA = {
+    "num_knots": 9,
+    "generation_size": 9,
+    "num_generations": 7,
+    "batch_documents": 2,
+    "step": 0.6,
+}
+"""settings that only CMA-ES reads, each unlike its default"""
+
+
+def searching(algorithm: str, **changes: object) -> Edit:
+    """Return the edit that chooses an algorithm and changes some settings of the search."""
+    return lambda raw: raw["search"].update(algorithm=algorithm, **changes)
+
+
+@pytest.mark.parametrize("algorithm", ["evolution", "cma"])
+@pytest.mark.parametrize(
+    ("reader", "change"),
+    [
+        *(("evolution", {key: value}) for key, value in EVOLUTION.items()),
+        *(("cma", {"cma": {key: value}}) for key, value in CMA.items()),
+    ],
+    ids=[*EVOLUTION, *CMA],
+)
+def test_only_settings_that_its_algorithm_reads_change_a_search(root, algorithm, reader, change):
+    before = build(root, searching(algorithm))
+    reached = changed(before, build(root, searching(algorithm, **change)))
+    if algorithm != reader:
+        assert reached == set()
+    else:
+        searches = {name for name in before.nodes if name.startswith("search/")}
+        assert searches | {"readjust/tiny-ft2048"} <= reached
+
+
+def test_settings_of_cma_change_no_search_by_the_authors_evolution(root):
+    before = build(root, searching("evolution-public"))
+    assert changed(before, build(root, searching("evolution-public", cma=CMA))) == set()
+    assert "search/tiny-1024" in changed(
+        before, build(root, searching("evolution-public", population_size=65))
+    )
+
+
+def test_the_settings_of_each_algorithm_are_all_of_them(root):
+    nodes = build(root, searching("cma")).nodes
+    assert nodes["search/tiny-1024"].settings["cma"].keys() == CMA.keys()
+    assert not EVOLUTION.keys() & nodes["search/tiny-1024"].settings.keys()
+
+
+def test_another_algorithm_reaches_every_search(root):
+    plans = [build(root, searching(name)) for name in ("evolution", "evolution-public", "cma")]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        reached = changed(plans[one], plans[other])
+        assert {name for name in plans[one].nodes if name.startswith("search/")} <= reached
+
+
+def test_halving_reaches_no_search_by_cma(root):
+    before = build(root, searching("cma"))
+    assert changed(before, build(root, searching("cma", halve_above=256))) == set()
+
+
 def test_the_seed_changes_searches_and_what_follows_but_no_tokens(root):
     before = build(root)
     reached = changed(before, build(root, lambda raw: raw.update(seed=1)))

@@ -351,7 +351,13 @@ def test_cost_counts_the_tokens_of_searches_and_perplexities_only(results):
     assert pd.isna(counted["tokenize"])
 
 
-SEARCH = {"population_size": 8, "num_mutations": 3, "num_crossovers": 3, "num_iterations": 3}
+SEARCH = {
+    "algorithm": "evolution",
+    "population_size": 8,
+    "num_mutations": 3,
+    "num_crossovers": 3,
+    "num_iterations": 3,
+}
 SEARCH |= {"num_documents": 2, "target_length": 1000, "dtype": "float32"}
 TOY = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 1}
 TOY |= {"intermediate_size": 64, "vocab_size": 100}

@@ -158,8 +158,8 @@ def test_settings_survive_a_round_trip():
             "unknown key quux (see config/README.md for the known keys).",
         ),
         (
-            lambda raw: raw.pop("evaluate"),
-            "key evaluate is missing; add it (see config/README.md).",
+            lambda raw: raw.pop("search"),
+            "key search is missing; add it (see config/README.md).",
         ),
         (
             lambda raw: raw["search"].update(population_size="many"),
@@ -174,7 +174,7 @@ def test_settings_survive_a_round_trip():
             "model.full_attention should be true or false, got 3.",
         ),
         (lambda raw: raw.update(model="tiny"), "model should be a mapping of keys, got 'tiny'."),
-        (lambda raw: raw.update(extension=[]), "extension should have at least 1 entry."),
+        (lambda raw: raw.update(extension=[]), "give exactly one of extension and search_study."),
         (
             lambda raw: raw.update(dtype="float16"),
             "dtype should be 'float32' or 'bfloat16', got 'float16'.",

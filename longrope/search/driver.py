@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 from tqdm import tqdm
 
 from longrope.factors import RopeFactors
 from longrope.methods import METHODS, Geometry
-from longrope.search.evolution import Candidate, Evolution, EvolutionSettings
-from longrope.search.objective import Objective
+from longrope.search.algorithm import Algorithm, Best, Candidate
+from longrope.search.objective import Objective, perplexity
 from longrope.search.space import Individual, Space
 
 CLOSED_FORM_SEEDS = ("linear", "ntk", "yarn")
@@ -62,32 +63,26 @@ def closed_form_seeds(space: Space, geometry: Geometry, scale: float) -> dict[st
 
 def search(
     problem: Problem,
+    algorithm: Algorithm,
     objective: Objective,
-    settings: Mapping[str, Any],
     history: Path,
     provenance: Mapping[str, str | int | float],
 ) -> RopeFactors:
-    """Run the evolution and return the best factors; `history` gets one JSON line per candidate.
+    """Run an algorithm and return the best factors; `history` gets one JSON line per candidate.
 
     Raises:
         ValueError: if no candidate has a finite perplexity.
     """
-    names = EvolutionSettings.__dataclass_fields__
-    evolution = Evolution(
-        problem.space,
-        dict(problem.seeds),
-        EvolutionSettings(**{name: settings[name] for name in names}),
-        settings["seed"],
-    )
     with history.open("w") as stream:
         recorder = _Recorder(problem, objective, stream)
-        while not evolution.finished:
-            candidates = evolution.ask()
-            losses = [recorder.score(evolution.iteration, candidate) for candidate in candidates]
-            evolution.tell(candidates, losses)
-            recorder.progress.set_postfix_str(f"best perplexity {evolution.best.loss:.3f}")
+        while not algorithm.finished:
+            candidates = algorithm.ask()
+            losses = [recorder.score(algorithm.iteration, candidate) for candidate in candidates]
+            algorithm.tell(candidates, losses)
+            best = perplexity(algorithm.best.loss)
+            recorder.progress.set_postfix_str(f"best perplexity {best:.3f}")
         recorder.progress.close()
-    return _with_provenance(problem, objective, evolution, recorder, provenance)
+    return _with_provenance(problem, objective, algorithm.best, recorder, provenance)
 
 
 class _Recorder:
@@ -99,32 +94,43 @@ class _Recorder:
         self.stream = stream
         self.count = 0
         self.failed = 0
+        self.scored_tokens = 0
+        """of all that was scored; the same individual on the same document counts once"""
+        self._scored: set[tuple[Individual, int]] = set()
         self.progress: Any = tqdm(desc="search", unit="candidate", mininterval=1.0)
 
-    def score(self, iteration: int, candidate: Candidate) -> float:
-        """Return a candidate's perplexity, inf where it is not finite."""
+    def score(self, iteration: int, candidate: Candidate) -> list[float]:
+        """Return a candidate's losses by document, inf where one is not finite."""
         factors = self.problem.compose(candidate.individual)
-        loss = self.objective.perplexity(factors)
+        losses = [self._loss(candidate.individual, factors, d) for d in candidate.documents]
+        mean = perplexity(float(np.mean(losses)))
         self.count += 1
-        self.failed += not math.isfinite(loss)
+        self.failed += not math.isfinite(mean)
         line = {
             "iteration": iteration,
             "candidate": self.count,
             "origin": candidate.origin,
             "factors": list(factors.factors),
             "num_start_tokens": factors.num_start_tokens,
-            "perplexity": loss if math.isfinite(loss) else None,
-            "scored_tokens": self.count * self.objective.tokens_per_candidate,
+            "documents": list(candidate.documents),
+            "perplexity": mean if math.isfinite(mean) else None,
+            "scored_tokens": self.scored_tokens,
         }
         self.stream.write(json.dumps(line) + "\n")
         self.progress.update()
-        return loss
+        return losses
+
+    def _loss(self, individual: Individual, factors: RopeFactors, document: int) -> float:
+        if (individual, document) not in self._scored:
+            self._scored.add((individual, document))
+            self.scored_tokens += self.objective.tokens(document)
+        return self.objective.loss(factors, document)
 
 
 def _with_provenance(
     problem: Problem,
     objective: Objective,
-    evolution: Evolution,
+    found: Best,
     recorder: _Recorder,
     provenance: Mapping[str, str | int | float],
 ) -> RopeFactors:
@@ -132,16 +138,16 @@ def _with_provenance(
 
     No export format can express start tokens, so what they are worth must be known.
     """
-    if not math.isfinite(evolution.best.loss):
+    if not math.isfinite(found.loss):
         raise ValueError(f"none of {recorder.count} candidates has a finite perplexity")
-    best = problem.compose(evolution.best.individual)
+    best = problem.compose(found.individual)
     exported = best.model_copy(update={"num_start_tokens": 0})
     facts: dict[str, str | int | float] = {
         **provenance,
-        "perplexity": evolution.best.loss,
+        "perplexity": perplexity(found.loss),
         "perplexity_without_start_tokens": objective.perplexity(exported),
         "num_candidates": recorder.count,
         "num_failed_candidates": recorder.failed,
-        "scored_tokens": recorder.count * objective.tokens_per_candidate,
+        "scored_tokens": recorder.scored_tokens,
     }
     return best.model_copy(update={"provenance": facts})

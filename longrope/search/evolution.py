@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from longrope.search.algorithm import Best, Candidate
 from longrope.search.space import Individual, Space
 
 ATTEMPTS = 200
@@ -20,6 +21,8 @@ ATTEMPTS = 200
 class EvolutionSettings:
     """Budget and operators."""
 
+    num_documents: int
+    """documents of the search, on all of which every individual is scored"""
     population_size: int
     num_mutations: int
     num_crossovers: int
@@ -27,14 +30,10 @@ class EvolutionSettings:
     mutation_probability: float
     num_iterations: int
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """An individual to score, and where it comes from."""
-
-    individual: Individual
-    origin: str
-    """`seed:yarn`, `mutation` or `crossover`"""
+    @property
+    def documents(self) -> tuple[int, ...]:
+        """Indices of all documents."""
+        return tuple(range(self.num_documents))
 
 
 @dataclass(frozen=True, order=True)
@@ -71,18 +70,19 @@ class Evolution:
         return self.iteration > self.settings.num_iterations
 
     @property
-    def best(self) -> Scored:
+    def best(self) -> Best:
         """The best individual told so far."""
-        return self.parents[0]
+        return Best(self.parents[0].individual, self.parents[0].loss)
 
     def ask(self) -> list[Candidate]:
         """Return the individuals of this iteration that no earlier one has scored."""
         return self._first_generation() if self.iteration == 0 else self._next_generation()
 
-    def tell(self, candidates: Sequence[Candidate], losses: Sequence[float]) -> None:
+    def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[float]]) -> None:
         """Take the losses of what `ask` returned; a loss that is not finite ranks last."""
-        for candidate, loss in zip(candidates, losses, strict=True):
-            ranked = loss if math.isfinite(loss) else math.inf
+        for candidate, told in zip(candidates, losses, strict=True):
+            mean = float(np.mean(told))
+            ranked = mean if math.isfinite(mean) else math.inf
             self.parents.append(Scored(ranked, self._asked, candidate.individual))
             self._asked += 1
         self.parents = sorted(self.parents)[: self.settings.num_parents]
@@ -91,7 +91,7 @@ class Evolution:
     def _first_generation(self) -> list[Candidate]:
         """The seeds, then random mutations of them in turn."""
         chosen = [
-            Candidate(individual, f"seed:{name}")
+            Candidate(individual, f"seed:{name}", self.settings.documents)
             for name, individual in self._seeds.items()
             if self._is_new(individual)
         ]
@@ -131,7 +131,7 @@ class Evolution:
                 crossing_failed = attempt >= ATTEMPTS // 2 and origin == "crossover"
                 individual = self._mutation(self._parent()) if crossing_failed else make(index)
                 if self._is_new(individual):
-                    found.append(Candidate(individual, origin))
+                    found.append(Candidate(individual, origin, self.settings.documents))
                     break
         return found
 

@@ -55,17 +55,19 @@ class Objective:
         self._stretches = stretches
         self._chunk_length = chunk_length
 
-    @property
-    def tokens_per_candidate(self) -> int:
-        """Tokens scored for one candidate."""
-        return sum(stretch.end - stretch.begin for stretch in self._stretches)
+    def tokens(self, document: int) -> int:
+        """Return the tokens of one document's stretch."""
+        return self._stretches[document].end - self._stretches[document].begin
+
+    def loss(self, factors: RopeFactors, document: int) -> float:
+        """Return nats per predicted token of one document; inf if it is not finite."""
+        mean = self._nll(factors, self._stretches[document]) / (self.tokens(document) - 1)
+        return mean if math.isfinite(mean) else math.inf
 
     def perplexity(self, factors: RopeFactors) -> float:
-        """Return exp(summed NLL / predicted tokens) over the stretches; inf if it is not finite."""
-        nll = sum(self._nll(factors, stretch) for stretch in self._stretches)
-        count = sum(stretch.end - stretch.begin - 1 for stretch in self._stretches)
-        mean = nll / count
-        return math.exp(mean) if math.isfinite(mean) and mean < 700 else math.inf
+        """Return exp(mean loss) over all documents, which are of one length; inf if not finite."""
+        losses = [self.loss(factors, document) for document in range(len(self._stretches))]
+        return perplexity(float(np.mean(losses)))
 
     def _nll(self, factors: RopeFactors, stretch: Stretch) -> float:
         key = {
@@ -88,3 +90,8 @@ class Objective:
             known = total if math.isfinite(total) else "nan"
             self._memory.put(key, known)
         return float(known)
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss in nats per token), inf where that is not finite."""
+    return math.exp(loss) if math.isfinite(loss) and loss < 700 else math.inf

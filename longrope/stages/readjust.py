@@ -20,6 +20,7 @@ from longrope.methods import Geometry
 from longrope.models import geometry
 from longrope.runtime import Inputs, Runtime, Settings
 from longrope.scored import load_for_scoring, scoring_context
+from longrope.search.algorithms import ALGORITHMS
 from longrope.search.driver import Problem, closed_form_seeds, search, space_for
 from longrope.search.objective import Objective, draw_stretches
 
@@ -39,9 +40,13 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     for length in settings["lengths"]:
         objective = _objective(settings, inputs, runtime, model, memory, length)
         problem = _problem(settings, shape, tuned, length)
+        scale = max(1.0, length / settings["original_length"])
+        algorithm = ALGORITHMS[settings["algorithm"]](
+            problem.space, shape, scale, problem.seeds, settings
+        )
         provenance = {name: settings[name] for name in ("model", "algorithm", "seed")}
         history = out / f"history-{length}.jsonl"
-        best = search(problem, objective, settings, history, provenance)
+        best = search(problem, algorithm, objective, history, provenance)
         entries.append(with_best_attention_scale(best, objective, settings["num_attention_scales"]))
     table = FactorTable(entries=tuple(sorted(entries, key=lambda entry: entry.target_length)))
     table.save(out / "factor_table.json")

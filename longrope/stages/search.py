@@ -2,6 +2,7 @@
 
 Consumes  model     the base model, or a tuned one whose factors the found ones multiply
           tokens    token store of validation documents
+          held_out  in a study: token store of documents the search does not see
 Produces  factors.json    best factors: values, start tokens, attention scale, lengths, provenance
           history.jsonl   one line per candidate, in order of scoring
 A killed search starts over from the score memory: it scores nothing twice and ends with the same bytes.
@@ -18,8 +19,12 @@ from longrope.methods import Geometry, attention_scale
 from longrope.models import geometry
 from longrope.runtime import Inputs, Runtime, Settings
 from longrope.scored import load_for_scoring, scoring_context
+from longrope.search.algorithms import ALGORITHMS
 from longrope.search.driver import Problem, closed_form_seeds, search, space_for
 from longrope.search.objective import Objective, draw_stretches
+
+HELD_OUT_SEED = 0
+"""draws the same held-out documents for every search of a study"""
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
@@ -27,10 +32,39 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     model = load_for_scoring(settings, inputs["model"])
     shape = geometry(model, settings["original_length"])
     problem = _problem(settings, inputs, shape)
+    scale = settings["target_length"] / settings["source_length"]
+    algorithm = ALGORITHMS[settings["algorithm"]](
+        problem.space, shape, scale, problem.seeds, settings
+    )
     objective = _objective(settings, inputs, runtime, model)
     provenance = {name: settings[name] for name in ("model", "algorithm", "seed", "num_documents")}
-    best = search(problem, objective, settings, out / "history.jsonl", provenance)
+    best = search(problem, algorithm, objective, out / "history.jsonl", provenance)
+    if "held_out" in inputs:
+        best = _with_held_out(best, settings, inputs, runtime, model)
     best.save(out / "factors.json")
+
+
+def _with_held_out(
+    best: RopeFactors,
+    settings: Settings,
+    inputs: Inputs,
+    runtime: Runtime,
+    model: PreTrainedModel,
+) -> RopeFactors:
+    """Return factors with their perplexity on documents that no search sees, the same for all seeds."""
+    store = TokenStore(inputs["held_out"].path)
+    stretches = draw_stretches(
+        store,
+        length=settings["target_length"],
+        count=settings["num_held_out"],
+        seed=HELD_OUT_SEED,
+        what=f"held-out documents for length {settings['target_length']}",
+    )
+    context = scoring_context(inputs["model"], inputs["held_out"], settings["dtype"], runtime)
+    memory = ScoreMemory(runtime.store / ".scores", context)
+    objective = Objective(model, store, memory, stretches, runtime.options["chunk_length"])
+    facts = {"held_out_perplexity": objective.perplexity(best)}
+    return best.model_copy(update={"provenance": best.provenance | facts})
 
 
 def _problem(settings: Settings, inputs: Inputs, shape: Geometry) -> Problem:

@@ -113,7 +113,7 @@ def _take(lock: Path, private: Path, heartbeat: float) -> None:
                 raise
         if not _remove_stale(lock, private, heartbeat):
             if not waiting:
-                print(f"{lock} is held by another process: waiting for it")
+                print(f"{lock} is held by another process: waiting for it", flush=True)
             waiting = True
             time.sleep(min(1.0, heartbeat / 4))
 
@@ -163,7 +163,7 @@ def run(
     try:
         with claimed(work.with_name(f"{work.name}.lock")) as token:
             if problem(final) is None:
-                print(f"{final} is there and sound: verified, not computed again")
+                print(f"{final} is there and sound: verified, not computed again", flush=True)
                 return _mark_done(final)
             # A sound work directory is one whose commit was interrupted.
             if problem(work) is not None:

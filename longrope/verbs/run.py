@@ -32,11 +32,16 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     run.set_defaults(verb=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
+def prepare(threads: int) -> None:
+    """Set up the process before anything is computed in it."""
     # A cancelled job ends by an exception, so that it gives its claim back and the next need not wait.
     signal.signal(signal.SIGTERM, _stop)
     # Before torch is imported, which reads it once.
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def _run(options: argparse.Namespace) -> None:
+    prepare(options.threads)
     nodes = read_plan(options.plan)["nodes"]
     mistakes = [str(error) for key in options.nodes if (error := _attempt(key, nodes, options))]
     if mistakes:
@@ -50,13 +55,20 @@ def _stop(number: int, frame: object) -> None:
 def _attempt(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> UserError | None:
     """Compute one node and return the mistake that prevents it: others of the job go on."""
     try:
-        _compute(key, nodes, options)
+        compute(key, nodes, options)
     except UserError as error:
         return error
     return None
 
 
-def _compute(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> None:
+def compute(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> None:
+    """Compute one node unless it is there.
+
+    Args:
+        key: `{kind}/{label}-{digest12}`.
+        nodes: of the plan, by key, as a plan file holds them.
+        options: `store` and `packages`, and `plan` for the sentence about a key that is not in it.
+    """
     spec = nodes.get(key)
     if spec is None:
         raise UserError(f"{options.plan} has no node {key}; run snakemake again.")
@@ -66,10 +78,10 @@ def _compute(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> No
     runtime = Runtime(options.store, options.packages, spec["runtime"], scoring)
     stage = importlib.import_module(f"longrope.stages.{spec['kind']}")
 
-    def compute(work: Path) -> None:
+    def fill(work: Path) -> None:
         stage.run(spec["settings"], inputs, work, runtime)
 
-    commit.run(options.store, key, spec, compute, facts)
+    commit.run(options.store, key, spec, fill, facts)
 
 
 def _check_code(key: str, spec: dict[str, Any]) -> None:

@@ -1,0 +1,194 @@
+"""CMA-ES on knots and few documents: the curve, the budget, the documents, the selection."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from searches import GEOMETRY, SCALE, SEEDS, SPACE, make, noise, run
+
+from longrope.search.cma import Cma, CmaSettings, hats
+from longrope.search.space import Individual
+from longrope.settings import CmaSettings as Defaults
+
+DEFAULTS = Defaults.model_validate({}).model_dump()
+levels = st.lists(st.integers(0, SPACE.top), min_size=16, max_size=16).map(sorted).map(tuple)
+
+
+def make_default(seed=0, num_documents=5):
+    """Return the algorithm with its default settings and as many documents as a search has."""
+    return make("cma", seed=seed, num_documents=num_documents, cma=DEFAULTS)
+
+
+# The curve ----------------------------------------------------------------------------------------
+
+
+def test_three_knots_over_five_pairs_have_their_hand_computed_weights():
+    # knots at pairs 0, 2 and 4; those between belong to both neighbours by halves
+    expected = [[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1]]
+    np.testing.assert_allclose(hats(5, 3), expected)
+
+
+@given(st.integers(1, 200), st.integers(2, 20))
+def test_weights_of_the_knots_sum_to_one_at_every_pair(num_pairs, num_knots):
+    weights = hats(num_pairs, num_knots)
+    assert weights.shape == (num_pairs, num_knots)
+    assert weights.min() >= 0
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+
+
+@given(levels, st.sampled_from(SPACE.start_tokens))
+def test_a_sample_of_zeros_is_the_closed_form_itself(start, num_start_tokens):
+    start = Individual(start, num_start_tokens)
+    settings = CmaSettings(num_documents=1, **DEFAULTS | {"step": 1e-12})
+    algorithm = Cma(SPACE, {"start": start}, settings, 0)
+    algorithm.tell(algorithm.ask(), [[1.0]])
+    assert {c.individual for c in algorithm.ask()} == {start}
+
+
+def test_the_projection_to_a_rising_curve_raises_it_as_much_as_it_lowers_it():
+    # Half of all bends of a flat curve fall; a running maximum would lift each of them.
+    flat = Individual((300,) * 16, 0)
+    settings = CmaSettings(num_documents=1, **DEFAULTS | {"step": 0.1, "generation_size": 400})
+    algorithm = Cma(SPACE, {"flat": flat}, settings, 0)
+    algorithm.tell(algorithm.ask(), [[1.0]])
+    logs = [np.log(SPACE.factors(c.individual)) for c in algorithm.ask()]
+    assert np.mean(logs) == pytest.approx(np.log(4), abs=0.01)
+
+
+def test_a_larger_step_bends_the_curve_further():
+    def spread(step):
+        algorithm = make("cma", cma={"step": step})
+        algorithm.tell(algorithm.ask(), [[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
+        logs = [np.log(SPACE.factors(c.individual)) for c in algorithm.ask()]
+        return np.abs(np.array(logs) - np.log(SPACE.factors(SEEDS["ntk"]))).mean()
+
+    # NTK-aware factors rise steadily, so that little is lost to the projection
+    assert spread(0.1) == pytest.approx(0.05, rel=0.7)
+    assert spread(0.05) < spread(0.1) < spread(0.2)
+
+
+# The budget ---------------------------------------------------------------------------------------
+
+
+def test_the_default_search_scores_66_documents_at_most():
+    # three closed forms and 6 generations of 8 on one document each; three on all five
+    asked = run(make_default(), noise(0))
+    scored = [sum(len(c.documents) for c in group) for group in asked]
+    assert scored == [3, 8, 8, 8, 8, 8, 8, 15]
+    assert sum(scored) == 3 + 48 + 15 == 66
+
+
+def test_candidates_say_where_they_come_from():
+    origins = [[c.origin for c in group] for group in run(make("cma"), noise(0))]
+    assert origins == [
+        ["seed:linear", "seed:ntk", "seed:yarn"],
+        *4 * [6 * ["cma"]],
+        ["selection:start", "selection:mean", "selection:average"],
+    ]
+
+
+def test_what_is_selected_from_twice_is_scored_once():
+    # With one generation the last mean is the average of all.
+    last = run(make("cma", cma={"num_generations": 1}), noise(0))[-1]
+    assert [c.origin for c in last] == ["selection:start", "selection:mean"]
+
+
+# The documents ------------------------------------------------------------------------------------
+
+
+@effort(max_examples=10)
+@given(st.integers(0, 1000), st.integers(1, 7))
+def test_all_of_a_generation_are_scored_on_the_same_documents(seed, batch):
+    algorithm = make("cma", seed=seed, num_documents=5, cma={"batch_documents": batch})
+    *generations, selection = run(algorithm, noise(seed))
+    for group in generations:
+        drawn = {c.documents for c in group}
+        assert len(drawn) == 1
+        assert len(drawn.pop()) == min(batch, 5)
+    assert {c.documents for c in selection} == {(0, 1, 2, 3, 4)}
+
+
+def test_every_document_is_drawn_sooner_or_later():
+    algorithm = make("cma", num_documents=4, cma={"batch_documents": 1, "num_generations": 40})
+    drawn = [group[0].documents[0] for group in run(algorithm, noise(0))[:-1]]
+    # 41 draws of one out of four
+    assert np.bincount(drawn, minlength=4).min() >= 3
+
+
+# The selection ------------------------------------------------------------------------------------
+
+
+@effort(max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_whatever_the_losses_the_result_is_no_worse_than_the_closed_form_it_started_from(seed):
+    loss = noise(seed)
+    algorithm = make("cma", seed=seed)
+    asked = run(algorithm, loss)
+    told = {c.individual: np.mean([loss(c.individual, d) for d in c.documents]) for c in asked[0]}
+    start = min(told, key=told.__getitem__)
+    assert asked[-1][0].individual == start
+    on_all = np.mean([loss(start, document) for document in range(3)])
+    assert algorithm.best.loss <= on_all + 1e-12
+
+
+def test_before_the_selection_the_best_is_the_best_closed_form():
+    algorithm = make("cma")
+    algorithm.tell(algorithm.ask(), [[3.0, 3.0], [1.0, 2.0], [2.0, 2.0]])
+    assert algorithm.best.individual == SEEDS["ntk"]
+    assert algorithm.best.loss == 1.5
+    candidates = algorithm.ask()
+    algorithm.tell(candidates, [[0.0, 0.0]] * len(candidates))
+    assert algorithm.best.individual == SEEDS["ntk"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_failed_samples_do_not_stop_the_search_and_drive_it_away(bad):
+    # All samples fail whose last factor is above the scale.
+    def loss(individual, document):
+        factors = SPACE.factors(individual)
+        return bad if factors[-1] > SCALE else -float(np.log(factors).sum())
+
+    algorithm = make_default()
+    run(algorithm, loss)
+    assert math.isfinite(algorithm.best.loss)
+    assert SPACE.factors(algorithm.best.individual)[-1] <= SCALE
+
+
+PLACE = np.arange(GEOMETRY.num_pairs) / (GEOMETRY.num_pairs - 1)
+TARGET = np.log(SCALE) * PLACE**0.5 + 0.1 * np.sin(np.pi * PLACE)
+"""log factors of a smooth curve that is no closed form"""
+
+
+def smooth(seed):
+    """Return a quadratic in log factors, least near the smooth curve.
+
+    Documents differ in how hard they are, by far more than candidates do, and a little in where their
+    minimum is.
+    """
+    generator = np.random.default_rng(seed)
+    hardness = generator.normal(0, 5, 5)
+    shift = generator.normal(0, 0.05, (5, GEOMETRY.num_pairs))
+
+    def loss(individual, document):
+        away = np.log(SPACE.factors(individual)) - TARGET - shift[document]
+        return float(np.mean(away**2) + hardness[document])
+
+    return loss
+
+
+def test_by_default_it_beats_the_best_closed_form_of_a_smooth_problem_by_far():
+    left = []
+    for seed in range(8):
+        loss = smooth(seed)
+
+        def excess(individual, loss=loss):
+            curve = SPACE.nearest(np.exp(TARGET).tolist())
+            return float(np.mean([loss(individual, d) - loss(curve, d) for d in range(5)]))
+
+        algorithm = make_default(seed)
+        run(algorithm, loss)
+        left.append(excess(algorithm.best.individual) / min(map(excess, SEEDS.values())))
+    assert max(left) < 1 and np.median(left) < 1 / 3, left

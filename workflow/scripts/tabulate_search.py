@@ -1,0 +1,21 @@
+"""Tabulate a search study: what each algorithm found by length and seed, and what that cost."""
+
+from pathlib import Path
+
+import arguments
+
+from longrope.lineage import full_note
+from longrope.reporting import search_table, write_table
+from longrope.results import read_plan, store_of
+
+
+def tabulate(plan_file: Path, store: Path, csv: Path, markdown: Path) -> None:
+    """Write the table of a plan's nodes in `store` as CSV and Markdown."""
+    plan = read_plan(plan_file)
+    note = full_note(plan, store, "search")
+    write_table(search_table(plan, store), csv, markdown, note=note)
+
+
+if __name__ == "__main__":
+    paths = arguments.parse()
+    tabulate(paths.plan, store_of(paths.plan), paths.csv, paths.markdown)
