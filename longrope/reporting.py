@@ -214,17 +214,25 @@ def _base_model_config(plan: PlanFile, store: Path) -> Path:
 
 
 def convergence_table(plan: PlanFile, store: Path) -> pd.DataFrame:
-    """Return one row per scored candidate of each search, with the best perplexity so far."""
+    """Return one row per candidate scored on all documents of its search, with the best so far.
+
+    On fewer documents, perplexities depend on which these are, and do not compare.
+    """
     columns = ["search", "length", "iteration", "origin", "scored_tokens", "perplexity"]
     rows = [
         {"search": name, "length": length} | line
         for name, length, path in _histories(plan, store)
-        for line in read_lines(path)
+        for line in _on_all_documents(read_lines(path))
     ]
     table = pd.DataFrame(rows, columns=columns).astype({"perplexity": float})
     table["perplexity"] = table["perplexity"].replace(math.inf, math.nan)
     table["best"] = table.groupby(["length", "search"])["perplexity"].cummin()
     return table.sort_values(["length", "search"], kind="stable", ignore_index=True)
+
+
+def _on_all_documents(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    most = max((len(line["documents"]) for line in lines), default=0)
+    return [line for line in lines if len(line["documents"]) == most]
 
 
 def _histories(plan: PlanFile, store: Path) -> Iterator[tuple[str, int, Path]]:

@@ -120,7 +120,7 @@ class CmaSettings(Settings):
     """CMA-ES on knots and few documents; docs/search.md has the evidence for the defaults."""
 
     num_knots: int = Field(8, gt=1, description="variables that bend the curve of log factors")
-    generation_size: int = Field(8, gt=2, description="individuals per generation")
+    generation_size: int = Field(8, gt=3, description="individuals per generation")
     num_generations: int = Field(6, gt=0, description="generations before the selection")
     batch_documents: int = Field(1, gt=0, description="documents each generation is scored on")
     step: float = Field(0.5, gt=0, description="first standard deviation of a knot's log factor")

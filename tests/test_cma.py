@@ -147,14 +147,19 @@ def test_before_the_selection_the_best_is_the_best_closed_form():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_failed_samples_do_not_stop_the_search_and_drive_it_away(bad):
     # All samples fail whose last factor is above the scale.
+    def fails(individual):
+        return SPACE.factors(individual)[-1] > SCALE
+
     def loss(individual, document):
         factors = SPACE.factors(individual)
-        return bad if factors[-1] > SCALE else -float(np.log(factors).sum())
+        return bad if fails(individual) else 100.0 - float(np.log(factors).sum())
 
-    algorithm = make_default()
-    run(algorithm, loss)
+    algorithm = make("cma", num_documents=5, cma=DEFAULTS | {"num_generations": 20})
+    generations = run(algorithm, loss)[1:-1]
+    failed = [sum(fails(c.individual) for c in group) for group in generations]
+    assert sum(failed[:5]) > 5, "the test needs failures"
+    assert sum(failed[-5:]) < sum(failed[:5])
     assert math.isfinite(algorithm.best.loss)
-    assert SPACE.factors(algorithm.best.individual)[-1] <= SCALE
 
 
 PLACE = np.arange(GEOMETRY.num_pairs) / (GEOMETRY.num_pairs - 1)

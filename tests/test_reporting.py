@@ -200,7 +200,10 @@ def history(seed) -> str:
         origin = ("linear", "ntk", "yarn")[candidate] if candidate < 3 else "mutation"
         line = {"iteration": candidate // 32, "candidate": candidate, "origin": origin}
         line |= {"factors": [1.0], "num_start_tokens": 0, "perplexity": ppl}
-        lines.append(json.dumps(line | {"scored_tokens": 1000 * (candidate + 1)}) + "\n")
+        line |= {"documents": [0, 1], "scored_tokens": 1000 * (candidate + 1)}
+        if candidate == 11:  # an easy document alone
+            line |= {"documents": [1], "perplexity": 1.5}
+        lines.append(json.dumps(line) + "\n")
     return "".join(lines)
 
 
@@ -489,11 +492,11 @@ def test_the_rotary_base_is_read_from_a_local_and_from_a_fetched_model(
 
 def test_the_best_perplexity_never_rises_and_skips_candidates_without_a_score(results):
     table = reporting.convergence_table(results.plan, results.store)
-    assert len(table) == 6 * 200
+    assert len(table) == 6 * 199, "without the candidate that was scored on one document"
     for _, rows in table.groupby(["length", "search"]):
         best = rows["best"].dropna()
         assert best.is_monotonic_decreasing
-        assert best.iloc[-1] == rows["perplexity"].min()
+        assert best.iloc[-1] == rows["perplexity"].min() > 1.5
 
 
 def test_the_note_of_a_table_states_the_tuning_mix_of_every_step():

@@ -284,7 +284,7 @@ class Documents:
         return tokens[begin:end]
 
 
-STRETCHES = [Stretch(0, 20, 120), Stretch(1, 0, 100)]
+STRETCHES = [Stretch(0, 20, 120), Stretch(1, 20, 120)]
 
 
 def objective_of(model, folder):

@@ -27,7 +27,7 @@ def study_settings():
     for key in ("extension", "readjust", "evaluate"):
         del settings[key]
     search = settings["search"]
-    few = {"num_generations": 1, "generation_size": 3, "num_knots": 3}
+    few = {"num_generations": 1, "generation_size": 4, "num_knots": 3}
     return settings | {
         "experiment": "study",
         "search_study": {
