@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from longrope.memory import ScoreMemory
 from longrope.models import load_model, pick_device
 from longrope.runtime import Input, Runtime, Settings
 
@@ -23,11 +24,18 @@ def load_for_scoring(settings: Settings, source: Input) -> PreTrainedModel:
     return model
 
 
-def scoring_context(model: Input, tokens: Input, dtype: str, runtime: Runtime) -> dict[str, str]:
-    """Return the context of a score memory: model, tokens, precision and the code that scores."""
-    return {
+def score_memory(
+    model: Input, tokens: Input, dtype: str, runtime: Runtime, **more: str
+) -> ScoreMemory:
+    """Return the memory of scores of a model on a token store, in a precision, by the code that scores.
+
+    `more` sets apart scores of another kind.
+    """
+    context = {
         "model": model.identity,
         "tokens": tokens.identity,
         "dtype": dtype,
         "code": runtime.scoring_code,
+        **more,
     }
+    return ScoreMemory(runtime.store / ".scores", context)

@@ -45,23 +45,15 @@ class Scored:
     individual: Individual
 
 
-class Evolution:
-    """One search: ask, score, tell, until `finished`."""
+class Generations:
+    """What every evolution is: a first generation, iterations, and the best individuals as parents."""
 
-    def __init__(
-        self,
-        space: Space,
-        seeds: dict[str, Individual],
-        settings: EvolutionSettings,
-        seed: int,
-    ) -> None:
+    def __init__(self, space: Space, settings: EvolutionSettings, seed: int) -> None:
         self.space = space
         self.settings = settings
         self.iteration = 0
         self.parents: list[Scored] = []
-        self._seeds = seeds
         self._generator = np.random.default_rng(seed)
-        self._seen: set[Individual] = set()
         self._asked = 0
 
     @property
@@ -74,10 +66,6 @@ class Evolution:
         """The best individual told so far."""
         return Best(self.parents[0].individual, self.parents[0].loss)
 
-    def ask(self) -> list[Candidate]:
-        """Return the individuals of this iteration that no earlier one has scored."""
-        return self._first_generation() if self.iteration == 0 else self._next_generation()
-
     def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[float]]) -> None:
         """Take the losses of what `ask` returned; a loss that is not finite ranks last."""
         for candidate, told in zip(candidates, losses, strict=True):
@@ -87,6 +75,25 @@ class Evolution:
             self._asked += 1
         self.parents = sorted(self.parents)[: self.settings.num_parents]
         self.iteration += 1
+
+
+class Evolution(Generations):
+    """One search: ask, score, tell, until `finished`."""
+
+    def __init__(
+        self,
+        space: Space,
+        seeds: dict[str, Individual],
+        settings: EvolutionSettings,
+        seed: int,
+    ) -> None:
+        super().__init__(space, settings, seed)
+        self._seeds = seeds
+        self._seen: set[Individual] = set()
+
+    def ask(self) -> list[Candidate]:
+        """Return the individuals of this iteration that no earlier one has scored."""
+        return self._first_generation() if self.iteration == 0 else self._next_generation()
 
     def _first_generation(self) -> list[Candidate]:
         """The seeds, then random mutations of them in turn."""

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from longrope.corpora import TokenStore
 from longrope.factors import RopeFactors
 from longrope.memory import ScoreMemory
+from longrope.runtime import Input, Runtime
 from longrope.scoring import token_nlls
 
 
@@ -36,6 +37,23 @@ def draw_stretches(
     chosen = [int(documents[index % len(documents)]) for index in range(count)]
     begins = [int(generator.integers(0, store.lengths[d] - length + 1)) for d in chosen]
     return [Stretch(d, b, b + length) for d, b in zip(chosen, begins, strict=True)]
+
+
+def objective_on(
+    model: PreTrainedModel,
+    tokens: Input,
+    memory: ScoreMemory,
+    runtime: Runtime,
+    *,
+    length: int,
+    count: int,
+    seed: int,
+    what: str,
+) -> "Objective":
+    """Return the objective on stretches of a token store; arguments and errors of `draw_stretches`."""
+    store = TokenStore(tokens.path)
+    stretches = draw_stretches(store, length=length, count=count, seed=seed, what=what)
+    return Objective(model, store, memory, stretches, runtime.options["chunk_length"])
 
 
 class Objective:

@@ -7,14 +7,13 @@ stops at its first valid change and falls back to a mutation. Documents are the 
 here they are drawn by seed, as for all algorithms.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.search.algorithm import Best, Candidate
-from longrope.search.evolution import EvolutionSettings, Scored
+from longrope.search.algorithm import Candidate
+from longrope.search.evolution import EvolutionSettings, Generations
 from longrope.search.space import Individual, Space
 
 REDRAWN = 0.3
@@ -26,30 +25,15 @@ SWEEPS = 10_000
 Levels = NDArray[np.int64]
 
 
-class PublicEvolution:
+class PublicEvolution(Generations):
     """One search: ask, score, tell, until `finished`."""
 
     def __init__(
         self, space: Space, start: Individual, settings: EvolutionSettings, seed: int
     ) -> None:
-        self.space = space
-        self.settings = settings
-        self.iteration = 0
-        self.parents: list[Scored] = []
+        super().__init__(space, settings, seed)
         self._start = start
-        self._generator = np.random.default_rng(seed)
         self._seen: set[tuple[int, ...]] = set()
-        self._asked = 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether the first generation and all iterations have been told."""
-        return self.iteration > self.settings.num_iterations
-
-    @property
-    def best(self) -> Best:
-        """The best individual told so far."""
-        return Best(self.parents[0].individual, self.parents[0].loss)
 
     def ask(self) -> list[Candidate]:
         """Return the seed and its mutations, then mutations and crossovers of the parents."""
@@ -59,16 +43,6 @@ class PublicEvolution:
             Candidate(Individual(levels, self._start.num_start_tokens), origin, documents)
             for levels, origin in made
         ]
-
-    def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[float]]) -> None:
-        """Take the losses of what `ask` returned; a loss that is not finite ranks last."""
-        for candidate, told in zip(candidates, losses, strict=True):
-            mean = float(np.mean(told))
-            ranked = mean if math.isfinite(mean) else math.inf
-            self.parents.append(Scored(ranked, self._asked, candidate.individual))
-            self._asked += 1
-        self.parents = sorted(self.parents)[: self.settings.num_parents]
-        self.iteration += 1
 
     def _first_generation(self) -> list[tuple[tuple[int, ...], str]]:
         start = self._start.levels

@@ -11,18 +11,15 @@ Source: Ding et al. 2024 (arXiv:2402.13753), section 3.3.
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedModel
 
-from longrope.corpora import TokenStore
 from longrope.factors import FactorTable, RopeFactors
-from longrope.memory import ScoreMemory
 from longrope.methods import Geometry
 from longrope.models import geometry
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import load_for_scoring, scoring_context
+from longrope.scored import load_for_scoring, score_memory
 from longrope.search.algorithms import ALGORITHMS
 from longrope.search.driver import Problem, closed_form_seeds, search, space_for
-from longrope.search.objective import Objective, draw_stretches
+from longrope.search.objective import Objective, objective_on
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
@@ -30,15 +27,23 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     model = load_for_scoring(settings, inputs["model"])
     shape = geometry(model, settings["original_length"])
     tuned = RopeFactors.read(inputs["model"].path / "factors.json")
-    context = scoring_context(inputs["model"], inputs["tokens"], settings["dtype"], runtime)
-    memory = ScoreMemory(runtime.store / ".scores", context)
+    memory = score_memory(inputs["model"], inputs["tokens"], settings["dtype"], runtime)
     entries = [
         RopeFactors.read(source.path / "factors.json")
         for role, source in inputs.items()
         if role.startswith("factors-")
     ]
     for length in settings["lengths"]:
-        objective = _objective(settings, inputs, runtime, model, memory, length)
+        objective = objective_on(
+            model,
+            inputs["tokens"],
+            memory,
+            runtime,
+            length=length,
+            count=settings["num_documents"],
+            seed=settings["seed"],
+            what=f"readjustment documents for length {length}",
+        )
         problem = _problem(settings, shape, tuned, length)
         scale = max(1.0, length / settings["original_length"])
         algorithm = ALGORITHMS[settings["algorithm"]](
@@ -84,22 +89,3 @@ def _problem(settings: Settings, shape: Geometry, tuned: RopeFactors, length: in
         original_length=settings["original_length"],
         target_length=length,
     )
-
-
-def _objective(
-    settings: Settings,
-    inputs: Inputs,
-    runtime: Runtime,
-    model: PreTrainedModel,
-    memory: ScoreMemory,
-    length: int,
-) -> Objective:
-    store = TokenStore(inputs["tokens"].path)
-    stretches = draw_stretches(
-        store,
-        length=length,
-        count=settings["num_documents"],
-        seed=settings["seed"],
-        what=f"readjustment documents for length {length}",
-    )
-    return Objective(model, store, memory, stretches, runtime.options["chunk_length"])

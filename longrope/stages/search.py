@@ -12,16 +12,14 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from longrope.corpora import TokenStore
 from longrope.factors import RopeFactors
-from longrope.memory import ScoreMemory
 from longrope.methods import Geometry, attention_scale
 from longrope.models import geometry
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import load_for_scoring, scoring_context
+from longrope.scored import load_for_scoring, score_memory
 from longrope.search.algorithms import ALGORITHMS
 from longrope.search.driver import Problem, closed_form_seeds, search, space_for
-from longrope.search.objective import Objective, draw_stretches
+from longrope.search.objective import Objective, objective_on
 
 HELD_OUT_SEED = 0
 """draws the same held-out documents for every search of a study"""
@@ -52,17 +50,17 @@ def _with_held_out(
     model: PreTrainedModel,
 ) -> RopeFactors:
     """Return factors with their perplexity on documents that no search sees, the same for all seeds."""
-    store = TokenStore(inputs["held_out"].path)
-    stretches = draw_stretches(
-        store,
+    tokens = inputs["held_out"]
+    objective = objective_on(
+        model,
+        tokens,
+        score_memory(inputs["model"], tokens, settings["dtype"], runtime),
+        runtime,
         length=settings["target_length"],
         count=settings["num_held_out"],
         seed=HELD_OUT_SEED,
         what=f"held-out documents for length {settings['target_length']}",
     )
-    context = scoring_context(inputs["model"], inputs["held_out"], settings["dtype"], runtime)
-    memory = ScoreMemory(runtime.store / ".scores", context)
-    objective = Objective(model, store, memory, stretches, runtime.options["chunk_length"])
     facts = {"held_out_perplexity": objective.perplexity(best)}
     return best.model_copy(update={"provenance": best.provenance | facts})
 
@@ -88,14 +86,14 @@ def _problem(settings: Settings, inputs: Inputs, shape: Geometry) -> Problem:
 def _objective(
     settings: Settings, inputs: Inputs, runtime: Runtime, model: PreTrainedModel
 ) -> Objective:
-    store = TokenStore(inputs["tokens"].path)
-    stretches = draw_stretches(
-        store,
+    tokens = inputs["tokens"]
+    return objective_on(
+        model,
+        tokens,
+        score_memory(inputs["model"], tokens, settings["dtype"], runtime),
+        runtime,
         length=settings["target_length"],
         count=settings["num_documents"],
         seed=settings["seed"],
         what=f"search documents for target length {settings['target_length']}",
     )
-    context = scoring_context(inputs["model"], inputs["tokens"], settings["dtype"], runtime)
-    memory = ScoreMemory(runtime.store / ".scores", context)
-    return Objective(model, store, memory, stretches, runtime.options["chunk_length"])

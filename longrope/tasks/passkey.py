@@ -14,7 +14,7 @@ from tqdm import tqdm
 from longrope.memory import ScoreMemory
 from longrope.prompts import build_prompt, classic_filler, draw_key
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import scoring_context
+from longrope.scored import score_memory
 from longrope.scoring import greedy_matches
 from longrope.subject import Subject
 from longrope.tokenizers import load_encoder
@@ -25,8 +25,9 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Return one row per length and depth: how many trials, how many right."""
     encoder = load_encoder(inputs["tokenizer"].path)
-    context = scoring_context(inputs["model"], inputs["tokenizer"], settings["dtype"], runtime)
-    memory = ScoreMemory(runtime.store / ".scores", context | {"task": "passkey"})
+    memory = score_memory(
+        inputs["model"], inputs["tokenizer"], settings["dtype"], runtime, task="passkey"
+    )
 
     def encode(text: str) -> Sequence[int]:
         return list(encoder.encode(text, add_special_tokens=False).ids)

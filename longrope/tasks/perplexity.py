@@ -18,7 +18,7 @@ from longrope.corpora import TokenStore
 from longrope.factors import RopeFactors
 from longrope.memory import ScoreMemory
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import scoring_context
+from longrope.scored import score_memory
 from longrope.scoring import token_nlls
 from longrope.subject import Subject
 
@@ -49,8 +49,7 @@ def evaluate(
     rows = []
     for corpus, lengths in settings["lengths"].items():
         tokens = inputs[f"tokens-{corpus}"]
-        context = scoring_context(inputs["model"], tokens, settings["dtype"], runtime)
-        memory = ScoreMemory(runtime.store / ".scores", context)
+        memory = score_memory(inputs["model"], tokens, settings["dtype"], runtime)
         scorer = _Scorer(subject, TokenStore(tokens.path), memory, settings, runtime)
         rows += scorer.rows(corpus, lengths)
     return rows
