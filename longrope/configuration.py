@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from longrope.errors import UserError
-from longrope.settings import Config
+from longrope.settings.config import Config
 
 
 def load(path: Path) -> Config:

@@ -9,15 +9,11 @@ from pathlib import Path
 
 from longrope.errors import UserError
 from longrope.nodes import Node, Plan, Raw
-from longrope.settings import (
-    Config,
-    CorpusSettings,
-    ExtensionStep,
-    FinetuneSettings,
-    SearchSettings,
-    SplitRef,
-    StudySettings,
-)
+from longrope.settings.common import SplitRef
+from longrope.settings.config import Config, ExtensionStep
+from longrope.settings.search import SearchSettings, StudySettings
+from longrope.settings.sources import CorpusSettings
+from longrope.settings.training import FinetuneSettings
 from longrope.sources import Sources, installed
 from longrope.store.code import CodeIndex
 from longrope.store.files import RawFiles

@@ -3,7 +3,7 @@
 Produces  workflow/schemas/config.schema.json   every key, closed against unknown ones
           config/README.md                      the same as tables, for people
 
-Run `python -m longrope.schema --write` after a change of settings.py; `--check` fails on a drift.
+Run `python -m longrope.schema --write` after a change of a setting; `--check` fails on a drift.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longrope.settings import Config
+from longrope.settings.config import Config
 
 ROOT = Path(__file__).parents[1]
 SCHEMA_PATH = Path("workflow/schemas/config.schema.json")
@@ -49,7 +49,7 @@ and output paths belong to the profiles in `workflow/profiles/` and to the comma
         files: {train: [texts/train.jsonl], validation: [texts/held-out.jsonl]}
   ```
 
-The tables below are generated from `longrope/settings.py`; after a change there run
+The tables below are generated from `longrope/settings/`; after a change there run
 `python -m longrope.schema --write`.
 """
 
@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     stale = drifted(ROOT)
     for path in stale:
-        print(f"{path} differs from longrope/settings.py; run python -m longrope.schema --write.")
+        print(f"{path} differs from longrope/settings; run python -m longrope.schema --write.")
     return 1 if stale else 0
 
 

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from longrope.errors import UserError
 from longrope.nodes import Raw
 from longrope.packages import Catalogue
-from longrope.settings import Config, HubSource, LocalSource, ModelShape, PackageSource
+from longrope.settings.config import Config
+from longrope.settings.sources import HubSource, LocalSource, ModelShape, PackageSource
 from longrope.store.files import RawFiles
 
 MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model")

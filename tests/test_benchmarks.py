@@ -21,7 +21,7 @@ from longrope.benchmark_items import (
     write_description,
 )
 from longrope.errors import UserError
-from longrope.settings import BenchmarkSettings
+from longrope.settings.evaluation import BenchmarkSettings
 from longrope.tasks.benchmarks import SAMPLED_SUBJECTS, TASKS, run, select_items, share_items
 
 torch = pytest.importorskip("torch")

@@ -11,7 +11,7 @@ from searches import GEOMETRY, SCALE, SEEDS, SPACE, make, noise, run
 
 from longrope.search.cma import Cma, CmaSettings, hats
 from longrope.search.space import Individual
-from longrope.settings import CmaSettings as Defaults
+from longrope.settings.search import CmaSettings as Defaults
 
 DEFAULTS = Defaults.model_validate({}).model_dump()
 levels = st.lists(st.integers(0, SPACE.top), min_size=16, max_size=16).map(sorted).map(tuple)

@@ -13,7 +13,8 @@ from packaging.utils import canonicalize_name
 
 import longrope
 from longrope.methods import METHODS
-from longrope.settings import EvaluateSettings, Method
+from longrope.settings.common import Method
+from longrope.settings.evaluation import EvaluateSettings
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -13,7 +13,7 @@ from longrope.search.driver import closed_form_seeds, space_for
 from longrope.search.evolution import EvolutionSettings
 from longrope.search.public import PublicEvolution, mixed_seed
 from longrope.search.space import Individual, Space
-from longrope.settings import SearchSettings
+from longrope.settings.search import SearchSettings
 
 PUBLISHED = SearchSettings.model_validate({"documents": {"corpus": "a", "split": "b"}}).model_dump()
 LLAMA2 = Geometry(num_pairs=64, rope_theta=10_000.0, original_length=4096)

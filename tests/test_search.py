@@ -39,7 +39,7 @@ from longrope.search.driver import search
 from longrope.search.evolution import Evolution, EvolutionSettings
 from longrope.search.objective import Objective, Stretch, perplexity
 from longrope.search.space import Individual, Space
-from longrope.settings import SearchSettings
+from longrope.settings.search import SearchSettings
 from longrope.stages.readjust import with_best_attention_scale
 
 ALL = (0, 1, 2)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from longrope import configuration, schema
 from longrope.errors import UserError
-from longrope.settings import Config, HubSource
+from longrope.settings.config import Config
+from longrope.settings.sources import HubSource
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config/hardware.yaml"})

@@ -1,0 +1,120 @@
+"""A whole experiment, and what its sections must agree on."""
+
+from collections.abc import Iterator
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from longrope.settings.common import AttentionScale, Settings, SplitRef, Tokens
+from longrope.settings.evaluation import EvaluateSettings
+from longrope.settings.search import ReadjustSettings, SearchSettings, StudySettings
+from longrope.settings.sources import CorpusSettings, ModelSettings
+from longrope.settings.training import FinetuneSettings
+
+
+class ExtensionStep(Settings):
+    """One step of the progressive extension."""
+
+    target_length: Tokens = Field(description="context window after this step")
+    search: SearchSettings | None = Field(None, description="replaces the common search settings")
+    finetune: FinetuneSettings | None = Field(
+        None,
+        description="train under the factors; a step without it searches on the model tuned so far "
+        "and composes the factors found with those it was tuned under",
+    )
+
+
+class Config(Settings):
+    """A whole experiment."""
+
+    experiment: str = Field(
+        pattern="^[a-z0-9][a-z0-9-]*$", description="name of tables and figures"
+    )
+    seed: int = Field(0, ge=0, description="seed of every random choice")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="precision of scoring")
+    attention_scale: AttentionScale = Field(
+        "su", description="attention scale under searched factors: a rule by name, or a number"
+    )
+    chunk_length: Tokens = Field(4096, description="tokens scored at once; memory, not results")
+    micro_batch_size: int = Field(
+        1, gt=0, description="fine-tuning chunks at once; memory, not results"
+    )
+    evaluations_per_job: int = Field(
+        1, gt=0, description="evaluations of one model computed by one job; speed, not results"
+    )
+    hardware: str = Field(
+        "a100-80",
+        description="machine that jobs ask for, a name in config/hardware.yaml; cost, not results",
+    )
+    identity_versions: list[str] = Field(
+        [], description="packages whose installed version is part of every node's identity"
+    )
+    model: ModelSettings = Field(description="the pretrained base model")
+    corpora: dict[str, CorpusSettings] = Field(description="name -> where its documents come from")
+    search: SearchSettings = Field(description="the factor search, common to all steps")
+    extension: list[ExtensionStep] = Field(
+        [], description="steps of the extension, by rising target length; or a search study"
+    )
+    search_study: StudySettings | None = Field(
+        None, description="search algorithms to compare, instead of an extension"
+    )
+    readjust: ReadjustSettings | None = Field(
+        None, description="short-length factors; skipped if left out"
+    )
+    evaluate: EvaluateSettings = Field(
+        EvaluateSettings.model_validate({}), description="what is measured"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if bool(self.extension) == bool(self.search_study):
+            raise ValueError("give exactly one of extension and search_study")
+        self._check_corpora()
+        self._check_lengths()
+        return self
+
+    def _check_corpora(self) -> None:
+        for key, ref in self._split_refs():
+            if ref.corpus not in self.corpora:
+                known = ", ".join(self.corpora) or "no corpus"
+                raise ValueError(
+                    f"{key}: corpus {ref.corpus!r} is not under corpora, which has {known}"
+                )
+
+    def _split_refs(self) -> Iterator[tuple[str, SplitRef]]:
+        """Yield every reference to a split with the key that holds it."""
+        yield "search.documents", self.search.documents
+        for index, step in enumerate(self.extension):
+            if step.search:
+                yield f"extension.{index}.search.documents", step.search.documents
+            if step.finetune:
+                yield f"extension.{index}.finetune.documents", step.finetune.documents
+        if self.search_study:
+            yield "search_study.held_out", self.search_study.held_out
+            for name, search in self.search_study.algorithms.items():
+                yield f"search_study.algorithms.{name}.documents", search.documents
+        if self.readjust and self.readjust.search:
+            yield "readjust.search.documents", self.readjust.search.documents
+        if self.evaluate.perplexity:
+            for name, ref in self.evaluate.perplexity.corpora.items():
+                yield f"evaluate.perplexity.corpora.{name}", ref
+
+    def _check_lengths(self) -> None:
+        previous, holder = self.model.original_length, "model.original_length"
+        trained = True
+        for index, step in enumerate(self.extension):
+            key = f"extension.{index}"
+            if step.target_length <= previous:
+                raise ValueError(
+                    f"{key}.target_length must exceed {holder} ({previous}), "
+                    f"got {step.target_length}"
+                )
+            if step.finetune and not trained:
+                raise ValueError(
+                    f"{key}.finetune cannot follow a step without finetune; move it earlier"
+                )
+            previous, holder, trained = (
+                step.target_length,
+                f"{key}.target_length",
+                bool(step.finetune),
+            )

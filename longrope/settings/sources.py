@@ -1,0 +1,86 @@
+"""The base model and the corpora: where they come from and what they stand in for."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from longrope.settings.common import Count, HubFiles, Settings, Tokens
+
+
+class ModelShape(Settings):
+    """What a model costs, where its config.json is not at hand; keys are those of transformers."""
+
+    num_hidden_layers: Count = Field(description="decoder layers")
+    hidden_size: Count = Field(description="width of the residual stream")
+    num_attention_heads: Count = Field(description="query heads")
+    num_key_value_heads: Count = Field(description="key and value heads")
+    head_dim: Count | None = Field(None, description="width of a head, if not hidden_size / heads")
+    intermediate_size: Count = Field(description="width of the gated MLP")
+    vocab_size: Count = Field(description="tokens known")
+    tie_word_embeddings: bool = Field(False, description="one matrix for embedding and head")
+
+
+class ModelSettings(Settings):
+    """The pretrained base model."""
+
+    name: str = Field(pattern="^[a-z0-9][a-z0-9.-]*$", description="short name used in labels")
+    path: str | None = Field(None, description="local folder with config.json and safetensors")
+    hub: HubFiles | None = Field(None, description="hub repository, instead of `path`")
+    original_length: Tokens = Field(description="context window of the base model")
+    full_attention: bool = Field(
+        False, description="switch a sliding window off; without it such a model is refused"
+    )
+    stand_in: str | None = Field(None, description="what this model stands in for, if it does")
+    shape: ModelShape | None = Field(
+        None, description="shape of a hub model, for estimates of cost before it is fetched"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of path and hub")
+        return self
+
+
+class PackageSource(Settings):
+    """Documents inside pinned packages, as listed in a catalogue."""
+
+    kind: Literal["package"] = Field(description="documents inside packages")
+    catalogue: str = Field("resources/corpora.yaml", description="file that lists the documents")
+    corpus: str = Field(description="name of the corpus in the catalogue")
+
+
+class HubSource(HubFiles):
+    """Parquet or JSON-lines files of a hub dataset; no loader script is ever run."""
+
+    kind: Literal["hub"] = Field(description="files of a dataset repository")
+    files: dict[str, list[str]] = Field(
+        description="split -> file names or patterns in the repository"
+    )
+    column: str = Field("text", description="column that holds a document's text")
+
+
+class LocalSource(Settings):
+    """Text, JSON-lines or Parquet files of the user's own."""
+
+    kind: Literal["local"] = Field(description="files of your own")
+    files: dict[str, list[str]] = Field(description="split -> paths (.txt, .jsonl or .parquet)")
+    column: str = Field("text", description="column that holds a document's text")
+
+
+class CorpusSettings(Settings):
+    """One corpus: where its documents come from and what it stands in for."""
+
+    source: PackageSource | HubSource | LocalSource = Field(
+        discriminator="kind", description="where the documents come from"
+    )
+    stand_in: str | None = Field(
+        None, description="what these documents are, if not the corpus itself"
+    )
+    licence: str = Field("unknown", description="licence of the texts")
+    max_documents: int | None = Field(
+        None, gt=0, description="read only the first documents of a split"
+    )
+    join_to: Tokens | None = Field(
+        None, description="join neighbouring documents until they reach this length, as a stand-in"
+    )
