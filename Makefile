@@ -65,7 +65,7 @@ format: $(READY)
 
 lock:
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet '.[train,eval,workflow,dev]' 'setuptools==80.9.0'
+	.venv-lock/bin/python -m pip install --quiet '.[train,cluster,eval,workflow,dev]' 'setuptools==80.9.0'
 	( echo '# Everything pinned; made by `make lock` from pyproject.toml.' \
 	  '# A CPU or a GPU build of torch both satisfy it.'; \
 	  .venv-lock/bin/python -m pip freeze --all --exclude longrope --exclude pip \

@@ -14,12 +14,14 @@ report: "workflow/report/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/launch.smk"
 include: "rules/fetch.smk"
 include: "rules/tokenize.smk"
 include: "rules/search.smk"
 include: "rules/finetune.smk"
 include: "rules/readjust.smk"
 include: "rules/evaluate.smk"
+include: "rules/study.smk"
 include: "rules/report.smk"
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from longrope.hardware import Machine
+from longrope.search_cost import scored_documents
+from longrope.settings.training import ParallelSettings
 from longrope.shapes import OPTIMIZER_BYTES, Shape
 
 MIB = 2**20
@@ -46,7 +48,7 @@ class Work(Protocol):
 
     @property
     def runtime(self) -> Mapping[str, Any]:
-        """`chunk_length` and `micro_batch_size`."""
+        """`chunk_length`, `micro_batch_size` and, of a fine-tuning, `parallel`."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Estimate:
 
     @property
     def sharded(self) -> bool:
-        """Whether it needs training over several GPUs, which the code cannot do yet."""
+        """Whether it is trained over several GPUs."""
         return self.gpus > 1
 
 
@@ -112,26 +114,9 @@ def _readjust(settings: Mapping[str, Any]) -> list[Passes]:
 
 
 def _searches(settings: Mapping[str, Any], lengths: list[int], more: int) -> list[Passes]:
-    """Return the budget P + T (N1 + N2), and the best candidate once more without start tokens.
-
-    An upper bound: no candidate is scored twice.
-    """
-    count = _scored_documents(settings) + (1 + more) * settings["num_documents"]
+    """Return the search's documents, and those of the best candidate without start tokens."""
+    count = scored_documents(settings) + (1 + more) * settings["num_documents"]
     return [Passes(count, length, length) for length in lengths]
-
-
-def _scored_documents(settings: Mapping[str, Any]) -> int:
-    """Return how many times a search scores a document."""
-    documents: int = settings["num_documents"]
-    if settings["algorithm"] == "cma":
-        own = settings["cma"]
-        few: int = min(own["batch_documents"], documents)
-        # three closed forms, the generations, and three candidates of the selection
-        generations: int = own["num_generations"] * own["generation_size"]
-        return few * (3 + generations) + 3 * documents
-    children: int = settings["num_mutations"] + settings["num_crossovers"]
-    candidates: int = settings["population_size"] + settings["num_iterations"] * children
-    return documents * candidates
 
 
 def _evaluate(settings: Mapping[str, Any]) -> list[Passes] | None:
@@ -192,7 +177,7 @@ def _scoring(work: Work, shape: Shape, machine: Machine, passes: list[Passes] | 
     )
     flops = sum(p.count * shape.forward_flops(p.tokens, p.logits) for p in passes)
     weights = shape.weight_bytes(dtype)
-    memory = _Memory("benchmarks" if benchmarks else "score", weights, weights + held)
+    memory = _Memory("benchmarks" if benchmarks else "score", weights, lambda _: weights + held)
     return Estimate(
         tokens=sum(p.count * p.tokens for p in passes),
         flops=flops,
@@ -210,11 +195,23 @@ def _training(work: Work, shape: Shape, machine: Machine) -> Estimate:
     length, dtype = settings["text_length"], settings["dtype"]
     rows = settings["num_steps"] * settings["batch_size"]
     weights = shape.weight_bytes("float32")
-    states = weights + OPTIMIZER_BYTES * shape.parameters
+    parallel = ParallelSettings.model_validate(work.runtime.get("parallel", {}))
     at_once = work.runtime["micro_batch_size"] * length
-    activations = shape.activation_bytes(at_once, dtype, checkpointing=on_gpu)
-    memory = _Memory("train", weights, states + activations)
-    gpus = memory.gpus(machine)
+
+    def held(processes: int) -> float:
+        size = parallel.group_size(processes)
+        logits = parallel.tile_length
+        activations = shape.activation_bytes(
+            at_once // size, dtype, checkpointing=on_gpu, logits=logits
+        )
+        moved = shape.checkpoint_bytes(at_once // size) if parallel.offload_activations else 0
+        return _states(shape, parallel, processes) + activations - moved
+
+    kept = _OFFLOADED[parallel.offload] * shape.parameters
+    if parallel.offload_activations:
+        kept += shape.checkpoint_bytes(at_once)
+    memory = _Memory("train", weights, held, kept)
+    gpus = memory.gpus(machine, parallel.sequence_parallel or 1)
     flops = rows * shape.training_flops(length, checkpointing=on_gpu)
     return Estimate(
         tokens=rows * length,
@@ -224,6 +221,26 @@ def _training(work: Work, shape: Shape, machine: Machine) -> Estimate:
         **memory.on(machine, gpus=gpus),
     )
 
+
+def _states(shape: Shape, parallel: ParallelSettings, processes: int) -> float:
+    """Return the bytes of weights, gradients and optimizer of each of some processes.
+
+    DeepSpeed keeps a copy of the weights for the optimizer, also where they are float32 already.
+    """
+    weights, parameters = shape.weight_bytes("float32"), shape.parameters
+    optimizer = OPTIMIZER_BYTES * parameters
+    alone = processes == 1 and parallel.offload == "none"
+    if alone or parallel.zero_stage == 0:
+        return weights + optimizer
+    divided = weights + optimizer - _OFFLOADED[parallel.offload] * parameters
+    whole = weights if parallel.zero_stage == 2 else 0
+    return whole + (divided + (weights if parallel.zero_stage == 3 else 0)) / processes
+
+
+_OFFLOADED = {"none": 0, "optimizer": 12, "all": 16}
+"""bytes of a parameter that wait in main memory: the optimizer's copy and two moments; and the weight"""
+MOST_GPUS = 1024
+"""beyond which no number is tried"""
 
 # Memory -------------------------------------------------------------------------------------------
 
@@ -236,34 +253,37 @@ class _Memory:
     """key of PROCESS_BYTES"""
     loaded: float
     """bytes of the weights, which every process reads into its host's memory"""
-    computing: float
-    """bytes on the devices, weights included"""
+    computing: Callable[[int], float]
+    """number of devices -> bytes on each, weights included"""
+    offloaded: float = 0
+    """bytes in main memory instead, over all devices"""
 
-    def gpus(self, machine: Machine) -> int:
-        """Return the smallest power of two over which it fits if everything is sharded evenly.
+    def gpus(self, machine: Machine, group: int) -> int:
+        """Return how few GPUs hold it: as many as share a row, doubled until it fits.
 
         0 without GPUs. Powers of two divide lengths and heads.
         """
         if not machine.gpus_per_node:
             return 0
-        gpus = 1
-        while not self._fits(machine, gpus):
+        gpus = group
+        while not self._fits(machine, gpus) and gpus < MOST_GPUS:
             gpus *= 2
         return gpus
 
     def _fits(self, machine: Machine, gpus: int) -> bool:
-        return CUDA_BYTES + self.computing / gpus <= GPU_SHARE * machine.gpu_memory
+        return CUDA_BYTES + self.computing(gpus) <= GPU_SHARE * machine.gpu_memory
 
     def on(self, machine: Machine, *, gpus: int) -> dict[str, Any]:
         """Return the fields of an estimate that say where it runs and what it holds there."""
         host: float = PROCESS_BYTES[self.process]
         if not gpus:
-            host += self.computing
+            host += self.computing(1) + self.offloaded
             return {"host_bytes": host, "fits": host <= 1e9 * machine.host_memory_gb}
         nodes = -(-gpus // machine.gpus_per_node)
         return {
-            "gpu_bytes": CUDA_BYTES + self.computing / gpus,
-            "host_bytes": (host + CUDA_HOST_BYTES + self.loaded) * (gpus // nodes),
+            "gpu_bytes": CUDA_BYTES + self.computing(gpus),
+            "host_bytes": (host + CUDA_HOST_BYTES + self.loaded) * (gpus // nodes)
+            + self.offloaded / nodes,
             "gpus": gpus,
             "nodes": nodes,
             "fits": self._fits(machine, gpus),

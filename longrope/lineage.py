@@ -1,6 +1,6 @@
 """Which nodes stand behind each table and figure, and what their manifests say made them.
 
-To add a table or a figure, add its row to PRODUCTS; a test compares them with rules/report.smk.
+To add a table or a figure, add its row to PRODUCTS; a test compares them with the rules.
 """
 
 from collections import Counter
@@ -63,7 +63,10 @@ PRODUCTS = (
     ),
     Product("factors", "figure", ("search", "readjust"), study=False),
     Product("convergence", "figure", ("search", "readjust"), study=False),
+    Product("training", "figure", ("finetune",)),
     Product("search", "table and figure", ("search",), study=True),
+    Product("search_summary", "table", ("search",), study=True),
+    Product("search_convergence", "figure", ("search",), study=True),
     Product("cost", "table", KINDS),
 )
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from longrope.store.identity import DIGEST_CHARACTERS, canonical, digest
 
 KINDS = ("fetch", "tokenize", "search", "finetune", "readjust", "evaluate")
+BESIDE = frozenset({"watched"})
+"""roles of inputs that a node only looks at, which change nothing that others read; in no digest"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Node:
         made_of = {
             "kind": self.kind,
             "settings": self.settings,
-            "inputs": {role: node.digest for role, node in self.inputs.items()},
+            "inputs": {r: node.digest for r, node in self.inputs.items() if r not in BESIDE},
             "raw": {role: dict(raw.files) for role, raw in self.raw.items()},
             "code": self.code,
         }

@@ -6,6 +6,7 @@ Nothing here imports torch: the Snakefile imports it at every parse.
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from longrope.errors import UserError
 from longrope.nodes import Node, Plan, Raw
@@ -13,7 +14,12 @@ from longrope.settings.common import SplitRef
 from longrope.settings.config import Config, ExtensionStep
 from longrope.settings.search import SearchSettings, StudySettings
 from longrope.settings.sources import CorpusSettings
-from longrope.settings.training import FinetuneSettings
+from longrope.settings.training import (
+    FinetuneSettings,
+    check_division,
+    check_rows,
+    check_watch,
+)
 from longrope.sources import Sources, installed
 from longrope.store.code import CodeIndex
 from longrope.store.files import RawFiles
@@ -23,6 +29,19 @@ EVOLUTION = {
     *("mutation_probability", "num_iterations"),
 }
 """settings of a search that only the evolutions read"""
+READ_BY = {
+    "auto": {"auto"},
+    "cma": {"cma"},
+    "gradient": {"gradient"},
+    "evolution": EVOLUTION,
+    "evolution-public": EVOLUTION,
+}
+"""settings of a search that some algorithms read, by algorithm"""
+
+OPTIONAL = {"objective", "critical_dimension", "attention_scales", "racing_error"}
+"""settings of a search that are not read at their defaults"""
+TRAINED = {"mixed_window", "position_skipping", "lora"}
+"""settings of a fine-tuning that are not read at their defaults"""
 
 
 def build(config: Config, root: Path, raw_files: RawFiles | None = None) -> Plan:
@@ -77,6 +96,7 @@ class _Builder:
         settings: Mapping[str, object],
         sources: Mapping[str, Node | Raw] | None = None,
         modules: tuple[str, ...] = (),
+        runtime: Mapping[str, object] | None = None,
     ) -> Node:
         sources = sources or {}
         code, parts = self._code((f"longrope.stages.{kind}", *modules))
@@ -93,6 +113,7 @@ class _Builder:
             runtime={
                 "chunk_length": self.config.chunk_length,
                 "micro_batch_size": self.config.micro_batch_size,
+                **(runtime or {}),
             },
         )
         return self.nodes.setdefault(f"{kind}/{name}", node)
@@ -154,10 +175,13 @@ class _Builder:
         self, search: SearchSettings | None, length: int, source_length: int
     ) -> dict[str, object]:
         chosen = search or self.config.search
-        unread = EVOLUTION if chosen.algorithm == "cma" else {"cma"}
+        read = READ_BY[chosen.algorithm]
+        defaults = SearchSettings.model_fields
+        unread = set().union(*READ_BY.values()) - read
+        unread |= {key for key in OPTIONAL if getattr(chosen, key) == defaults[key].default}
         settings = chosen.model_dump(exclude={"documents", "halve_above"} | unread)
         halved = chosen.halve_above is not None and length > chosen.halve_above
-        if halved and chosen.algorithm != "cma":
+        if halved and read == EVOLUTION:
             for key in ("population_size", "num_mutations", "num_crossovers"):
                 settings[key] //= 2
         return settings | {
@@ -173,9 +197,17 @@ class _Builder:
 
     def _base_search(self, length: int, search: SearchSettings | None) -> Node:
         settings = self._search_settings(search, length, self.config.model.original_length)
-        documents = (search or self.config.search).documents
-        sources: dict[str, Node | Raw] = {**self.base, "tokens": self._tokens(documents)}
+        sources = self._search_sources(search, self.base["model"])
         return self._add("search", f"{self.config.model.name}-{length}", settings, sources)
+
+    def _search_sources(
+        self, search: SearchSettings | None, model: Node | Raw
+    ) -> dict[str, Node | Raw]:
+        """Return what a search of a model reads: its documents, and a tokenizer to plant needles."""
+        chosen = search or self.config.search
+        sources = {"model": model, "tokens": self._tokens(chosen.documents)}
+        needs_tokenizer = chosen.objective == "needle"
+        return sources | ({"tokenizer": self.base["model"]} if needs_tokenizer else {})
 
     def _add_study(self, study: StudySettings) -> None:
         """Add a search per algorithm, length and seed, each scored on held-out documents at its end."""
@@ -184,34 +216,61 @@ class _Builder:
                 original = self.config.model.original_length
                 settings = self._search_settings(search, length, original)
                 settings |= {"seed": seed, "study": name, "num_held_out": study.num_held_out}
-                tokens = {"tokens": search.documents, "held_out": study.held_out}
-                sources = {role: self._tokens(ref) for role, ref in tokens.items()}
+                sources = self._search_sources(search, self.base["model"])
+                sources["held_out"] = self._tokens(study.held_out)
                 label = f"{self.config.model.name}-{name}-{length}-seed{seed}"
-                self._add("search", label, settings, self.base | sources)
+                self._add("search", label, settings, sources)
 
     def _second_search(self, step: ExtensionStep, tuned: Node, tuned_length: int) -> Node:
         settings = self._search_settings(step.search, step.target_length, tuned_length)
-        documents = (step.search or self.config.search).documents
-        sources: dict[str, Node | Raw] = {"model": tuned, "tokens": self._tokens(documents)}
+        sources = self._search_sources(step.search, tuned)
         name = f"{self.config.model.name}-ft{tuned_length}-{step.target_length}"
         return self._add("search", name, settings, sources)
 
     def _add_finetune(
         self, step: ExtensionStep, finetune: FinetuneSettings, model: Node | Raw, search: Node
     ) -> Node:
-        settings = finetune.model_dump(exclude={"documents"}) | {
-            "text_length": finetune.text_length or step.target_length,
-            "full_attention": self.config.model.full_attention,
-            "seed": self.config.seed,
-        }
+        text_length = finetune.text_length or step.target_length
+        runtime = {"parallel": finetune.parallel.model_dump()}
+        size = finetune.parallel.sequence_parallel or 1
+        check_division(size, text_length, dict[str, Any](self.sources.shape()))
         sources: dict[str, Node | Raw] = {
             "model": model,
             "factors": search,
             "tokens": self._tokens(finetune.documents),
             "tokenizer": self.base["model"],
         }
+        mixed = finetune.mixed_window
+        if mixed is not None:
+            sources["short_tokens"] = self._tokens(mixed.documents or finetune.documents)
+        if finetune.watch is not None:
+            check_watch(finetune.parallel, size)
+            sources["watched"] = self._tokens(finetune.watch.documents)
+            runtime["watch"] = finetune.watch.model_dump(exclude={"documents"})
+        settings = self._finetune_settings(finetune, text_length, step.target_length)
         name = f"{self.config.model.name}-{step.target_length}"
-        return self._add("finetune", name, settings, sources)
+        return self._add("finetune", name, settings, sources, runtime=runtime)
+
+    def _finetune_settings(
+        self, finetune: FinetuneSettings, text_length: int, target_length: int
+    ) -> dict[str, object]:
+        original_length = self.config.model.original_length
+        check_rows(finetune, text_length, original_length, target_length)
+        defaults = FinetuneSettings.model_fields
+        unread = {key for key in TRAINED if getattr(finetune, key) == defaults[key].default}
+        settings = finetune.model_dump(
+            exclude={
+                "documents": True,
+                "parallel": True,
+                "watch": True,
+                "mixed_window": {"documents"},
+            }
+        )
+        return {key: value for key, value in settings.items() if key not in unread} | {
+            "text_length": text_length,
+            "full_attention": self.config.model.full_attention,
+            "seed": self.config.seed,
+        }
 
     def _add_readjust(self, kept: list[Node]) -> Node:
         """Add the search of short-length factors; the node holds the whole table by length."""
@@ -228,10 +287,7 @@ class _Builder:
         del settings["target_length"]
         settings["lengths"] = readjust.lengths
         settings["num_attention_scales"] = readjust.num_attention_scales
-        sources: dict[str, Node | Raw] = {
-            "model": extended,
-            "tokens": self._tokens(chosen.documents),
-        }
+        sources = self._search_sources(chosen, extended)
         sources |= {f"factors-{index}": node for index, node in enumerate(kept)}
         name = f"{self.config.model.name}-ft{tuned_length}"
         return self._add("readjust", name, settings, sources)

@@ -20,7 +20,9 @@ from longrope.results import (
     PlanNode,
     corpus_stand_in,
     evaluations,
+    fine_tunings,
     nodes_of,
+    on_all_documents,
     read_json,
     read_lines,
     write_text,
@@ -37,15 +39,15 @@ BENCHMARKS_COLUMNS = (
     *("variant", "method", "task", "few_shot", "items", "metric"),
     *("value", "stderr", "chance", "stand_in"),
 )
-SEARCH_COLUMNS = (
-    *("algorithm", "seed", "length", "scored_tokens", "train_ppl", "heldout_ppl"),
-    *("seconds", "peak_memory_mb"),
-)
-"""Of the table of a search study."""
 CONVERGENCE_COLUMNS = (
     *("search", "length", "iteration", "origin", "scored_tokens", "perplexity", "best"),
 )
-TEXT_COLUMNS = ("corpus", "stand_in", "variant", "method", "protocol", "task", "metric")
+TRAINING_COLUMNS = ("model", "step", "loss", "learning_rate", "grad_norm", "tokens_per_second")
+WATCHED_COLUMNS = ("model", "step", "length", "num_documents", "perplexity")
+TEXT_COLUMNS = (
+    *("corpus", "stand_in", "variant", "method", "protocol", "task", "metric"),
+    *("algorithm", "baseline"),
+)
 RESAMPLES = 1000
 DEFAULT_THETA = 10_000.0
 """Rotary base of a Llama whose config.json does not say one."""
@@ -222,17 +224,12 @@ def convergence_table(plan: PlanFile, store: Path) -> pd.DataFrame:
     rows = [
         {"search": name, "length": length} | line
         for name, length, path in _histories(plan, store)
-        for line in _on_all_documents(read_lines(path))
+        for line in on_all_documents(read_lines(path))
     ]
     table = pd.DataFrame(rows, columns=columns).astype({"perplexity": float})
     table["perplexity"] = table["perplexity"].replace(math.inf, math.nan)
     table["best"] = table.groupby(["length", "search"])["perplexity"].cummin()
     return table.sort_values(["length", "search"], kind="stable", ignore_index=True)
-
-
-def _on_all_documents(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    most = max((len(line["documents"]) for line in lines), default=0)
-    return [line for line in lines if len(line["documents"]) == most]
 
 
 def _histories(plan: PlanFile, store: Path) -> Iterator[tuple[str, int, Path]]:
@@ -245,26 +242,34 @@ def _histories(plan: PlanFile, store: Path) -> Iterator[tuple[str, int, Path]]:
             yield "readjusted", int(length), store / key / f"history-{length}.jsonl"
 
 
-def search_table(plan: PlanFile, store: Path) -> pd.DataFrame:
-    """Return one row per search of a study: what it found, and what that cost."""
-    rows = [_search_row(store / key, node) for key, node in nodes_of(plan, "search")]
-    table = pd.DataFrame(rows, columns=list(SEARCH_COLUMNS))
-    return table.sort_values(["length", "algorithm", "seed"], kind="stable", ignore_index=True)
+# Fine-tuning ------------------------------------------------------------------------------------
 
 
-def _search_row(folder: Path, node: PlanNode) -> dict[str, Any]:
-    found = RopeFactors.read(folder / "factors.json").provenance
-    manifest = read_json(folder / "manifest.json")
-    return {
-        "algorithm": node["settings"]["study"],
-        "seed": node["settings"]["seed"],
-        "length": node["settings"]["target_length"],
-        "scored_tokens": found["scored_tokens"],
-        "train_ppl": found["perplexity"],
-        "heldout_ppl": found["held_out_perplexity"],
-        "seconds": manifest["seconds"],
-        "peak_memory_mb": manifest["peak_memory_mb"],
-    }
+def training_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+    """Return one row per fine-tuned model and step; steps before the last start have no speed."""
+    rows = [
+        {"model": node["label"]} | speeds.get(line["step"], {}) | line
+        for key, node in fine_tunings(plan)
+        for speeds in [{line["step"]: line for line in _lines(store / key / "measured.jsonl")}]
+        for line in read_lines(store / key / "log.jsonl")
+    ]
+    table = pd.DataFrame(rows, columns=list(TRAINING_COLUMNS))
+    return table.astype(dict.fromkeys(TRAINING_COLUMNS[2:], float))
+
+
+def watched_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+    """Return one row per fine-tuned model that was watched, step and length."""
+    rows = [
+        {"model": node["label"]} | line
+        for key, node in fine_tunings(plan)
+        for line in _lines(store / key / "watched.jsonl")
+    ]
+    return pd.DataFrame(rows, columns=list(WATCHED_COLUMNS)).astype({"perplexity": float})
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file that not every fine-tuning has."""
+    return read_lines(path) if path.is_file() else []
 
 
 # Files ------------------------------------------------------------------------------------------

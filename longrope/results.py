@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -51,6 +51,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON-lines file; raises as `read_json` does."""
     lines: list[dict[str, Any]] = _parsed(path, lambda s: [*map(json.loads, s.splitlines())])
     return lines
+
+
+def on_all_documents(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines of a search's history whose candidate was scored on all search documents."""
+    most = max((len(line["documents"]) for line in lines), default=0)
+    return [line for line in lines if len(line["documents"]) == most]
 
 
 def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
@@ -118,9 +124,13 @@ def original_length(plan: PlanFile) -> int | None:
 
 def tuning_note(plan: PlanFile) -> str:
     """Return a sentence on how the tuned variant was trained, or an empty string."""
-    tuned = sorted(nodes_of(plan, "finetune"), key=lambda item: _length_in(item[1]["label"]))
-    runs = [_training(node["settings"]) for _, node in tuned]
+    runs = [_training(node["settings"]) for _, node in fine_tunings(plan)]
     return f"Tuned means fine-tuned: {', then '.join(runs)}." if runs else ""
+
+
+def fine_tunings(plan: PlanFile) -> list[tuple[str, PlanNode]]:
+    """Return the fine-tuned nodes with their keys, by target length."""
+    return sorted(nodes_of(plan, "finetune"), key=lambda item: _length_in(item[1]["label"]))
 
 
 def _length_in(label: str) -> int:

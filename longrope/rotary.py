@@ -7,6 +7,7 @@ leave start tokens unscaled.
 Source: Ding et al. 2024, LongRoPE (arXiv:2402.13753), section 3.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,16 @@ from torch import Tensor, nn
 
 from longrope.factors import FactorTable, RopeFactors
 from longrope.methods import Geometry, closed_form
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the tokens of a batch of B rows of T tokens stand."""
+
+    positions: Tensor
+    """shape (B, T), tokens from the start of a document"""
+    piece_lengths: tuple[int, ...]
+    """of each row: 0, or the length of the pieces under the pretrained embedding that it is made of"""
 
 
 class LongRopeRotary(nn.Module):
@@ -35,6 +46,9 @@ class LongRopeRotary(nn.Module):
         self.geometry = geometry
         self.angle_dtype = angle_dtype
         self._pretrained = pretrained_frequencies(geometry, dtype=angle_dtype)
+        self.placed: Placed | None = None
+        """In place of the positions that a model passes, from which it also derives its attention mask: it
+        would take a jump for the beginning of another document."""
         self.use(closed_form("none", geometry, geometry.original_length))
 
     def use(self, factors: RopeFactors) -> None:
@@ -78,6 +92,8 @@ class LongRopeRotary(nn.Module):
             layer_type: ignored; models with an embedding per layer type are refused on loading.
         """
         del layer_type
+        if self.placed is not None:
+            position_ids = self.placed.positions
         # the maximum waits for the device, so it is only taken where it decides something
         length = int(position_ids.max()) + 1 if len(self._table.entries) > 1 else 0
         return self.embed(x, position_ids, length=length)
@@ -97,11 +113,21 @@ class LongRopeRotary(nn.Module):
         positions = position_ids[..., None].to(x.device, self.angle_dtype)
         angles = positions * self._scaled[factors.target_length].to(x.device)
         scale: Tensor | float = factors.attention_scale
-        if factors.num_start_tokens:
-            early = positions < factors.num_start_tokens
-            angles = torch.where(early, positions * self._pretrained.to(x.device), angles)
-            scale = torch.where(early, 1.0, factors.attention_scale).to(self.angle_dtype)
+        unscaled = self._unscaled(positions, factors)
+        if unscaled is not None:
+            angles = torch.where(unscaled, positions * self._pretrained.to(x.device), angles)
+            scale = torch.where(unscaled, 1.0, factors.attention_scale).to(self.angle_dtype)
         return _halves(angles.cos() * scale, x), _halves(angles.sin() * scale, x)
+
+    def _unscaled(self, positions: Tensor, factors: RopeFactors) -> Tensor | None:
+        """Return where the pretrained embedding is used, booleans like (B, T, 1); None for nowhere."""
+        found = None
+        if factors.num_start_tokens:
+            found = positions < factors.num_start_tokens
+        if self.placed is not None:
+            rows = torch.tensor(self.placed.piece_lengths, device=positions.device) > 0
+            found = rows[:, None, None] if found is None else found | rows[:, None, None]
+        return found
 
     def _scale(self, factors: RopeFactors) -> Tensor:
         """Return frequencies of shape (P,), divided in float64: a factor of 1 changes no bit."""

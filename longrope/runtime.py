@@ -19,6 +19,20 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """Who scores the candidates of a search."""
+
+    count: int = 1
+    """processes on this host, one for each GPU; ignored with a scheduler"""
+    threads: int = 1
+    """of arithmetic in each worker; last digits depend on it, so it is the same for any count"""
+    timeout: float | None = None
+    """seconds after which a worker that has not scored its document is replaced; None: never"""
+    scheduler: Path | None = None
+    """file that a Dask scheduler wrote, whose workers are to score"""
+
+
+@dataclass(frozen=True)
 class Runtime:
     """Choices that do not change results."""
 
@@ -29,6 +43,7 @@ class Runtime:
     """the node's own runtime settings, such as chunk_length"""
     scoring_code: str = ""
     """identity of the code that scores: remembered scores of other code are not used"""
+    workers: Workers = Workers()
 
 
 Settings = Mapping[str, Any]

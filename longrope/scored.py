@@ -5,7 +5,8 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from longrope.memory import ScoreMemory
-from longrope.models import load_model, pick_device
+from longrope.methods import Geometry
+from longrope.models import load_geometry, load_model, pick_device
 from longrope.runtime import Input, Runtime, Settings
 
 
@@ -15,13 +16,20 @@ def model_folder(source: Input) -> Path:
     return inside if inside.is_dir() else source.path
 
 
-def load_for_scoring(settings: Settings, source: Input) -> PreTrainedModel:
-    """Return a stage's model in the precision of the settings, on the GPU if there is one."""
-    model = load_model(
-        model_folder(source), dtype=settings["dtype"], full_attention=settings["full_attention"]
-    )
+def load_for_scoring(folder: Path, *, dtype: str, full_attention: bool) -> PreTrainedModel:
+    """Return a model on the GPU if there is one; arguments and errors of `load_model`."""
+    model = load_model(folder, dtype=dtype, full_attention=full_attention)
     model.to(pick_device())  # type: ignore[arg-type]  # transformers wraps it without its type
     return model
+
+
+def scored_geometry(settings: Settings, source: Input) -> Geometry:
+    """Return the geometry of the model that a stage scores, without its weights."""
+    return load_geometry(
+        model_folder(source),
+        settings["original_length"],
+        full_attention=settings["full_attention"],
+    )
 
 
 def score_memory(

@@ -49,7 +49,7 @@ def token_nlls(
     """
     if len(tokens) < 2:
         raise ValueError(f"scoring needs at least 2 tokens, got {len(tokens)}")
-    _rotary(model, factors.original_length).use(factors)
+    rotary_of(model, factors.original_length).use(factors)
     hidden = hidden_states(model, tokens, chunk_length=chunk_length)[:-1]
     targets = tokens[1:].to(hidden.device)
     # filled in place: small results kept between large temporaries would fragment the memory
@@ -90,7 +90,7 @@ def greedy_matches(
     """
     if not 1 <= num_last < len(tokens):
         raise ValueError(f"num_last must lie in 1..{len(tokens) - 1}, got {num_last}")
-    _rotary(model, factors.original_length).use(factors)
+    rotary_of(model, factors.original_length).use(factors)
     hidden = hidden_states(model, tokens, chunk_length=chunk_length)[-num_last - 1 : -1]
     with torch.inference_mode():
         guesses = [_logits(model, rows).argmax(-1) for rows in torch.split(hidden, HEAD_ROWS)]
@@ -119,8 +119,8 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, *, chunk_length: int) 
         raise ValueError(f"chunk_length must be positive, got {chunk_length}")
     body: Any = model.base_model
     hidden: Tensor = model.get_input_embeddings()(tokens.to(model.device)[None])
-    rotary = _rotary(model, model.config.max_position_embeddings)
-    with _attention(model):
+    rotary = rotary_of(model, model.config.max_position_embeddings)
+    with block_causal(model):
         for layer in body.layers:
             _run_layer(layer, hidden, rotary, chunk_length)
     norm = getattr(body, "norm", None) or body.final_layer_norm
@@ -181,6 +181,8 @@ def block_causal_attention(
     """
     del module
     assert attention_mask is None, "block-causal attention takes no mask"
+    # under autocast they come rotated in float32
+    query, key = query.to(value.dtype), key.to(value.dtype)
     num_past = key.shape[2] - query.shape[2]
     if num_past == 0:
         output = functional.scaled_dot_product_attention(
@@ -250,7 +252,7 @@ def _cache_keyword(layer: torch.nn.Module) -> str:
     return "layer_past" if "layer_past" in names else "past_key_values"
 
 
-def _rotary(model: PreTrainedModel, original_length: int) -> LongRopeRotary:
+def rotary_of(model: PreTrainedModel, original_length: int) -> LongRopeRotary:
     """Return the installed LongRopeRotary, or install the pretrained embedding as one."""
     present: Any = model.base_model.rotary_emb
     if isinstance(present, LongRopeRotary):
@@ -273,7 +275,7 @@ def _to_numpy(values: Tensor, dtype: Any) -> NDArray[Any]:
 
 
 @contextmanager
-def _attention(model: PreTrainedModel) -> Iterator[None]:
+def block_causal(model: PreTrainedModel) -> Iterator[None]:
     """Use block-causal attention, and go back to the model's own afterwards."""
     config: Any = model.config
     before = config._attn_implementation

@@ -131,16 +131,22 @@ class Shape:
         kept = self.hidden + 2 * self.layers * self.keys + 2 * self.vocabulary
         return kept * size * tokens + self.chunk_bytes(tokens, dtype)
 
-    def activation_bytes(self, tokens: int, dtype: str, *, checkpointing: bool) -> int:
+    def activation_bytes(
+        self, tokens: int, dtype: str, *, checkpointing: bool, logits: int | None = None
+    ) -> int:
         """Return what T tokens of a micro-batch hold where their backward pass begins.
 
-        The logits count three times, in float32: log-softmax, its gradient and theirs.
+        The logits count three times, in float32: log-softmax, its gradient and theirs. `logits` says of how
+        many tokens they are there at once, None for all.
         """
-        layer = self._saved_by_layer(dtype)
-        kept = self.layers * layer
-        if checkpointing:
-            kept = self.layers * self.hidden * CHECKPOINT_BYTES + layer
-        return tokens * (kept + 3 * 4 * self.vocabulary)
+        layer = self._saved_by_layer(dtype) * tokens
+        kept = self.checkpoint_bytes(tokens) + layer if checkpointing else self.layers * layer
+        at_once = tokens if logits is None else min(tokens, logits)
+        return kept + at_once * 3 * 4 * self.vocabulary
+
+    def checkpoint_bytes(self, tokens: int) -> int:
+        """Return what checkpointing keeps of T tokens: the input of every layer."""
+        return tokens * self.layers * self.hidden * CHECKPOINT_BYTES
 
     def _saved_by_layer(self, dtype: str) -> int:
         """Bytes that autograd keeps of a token in one layer.

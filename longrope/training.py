@@ -1,175 +1,291 @@
-"""Fine-tuning under fixed factors: chunks of documents, and transformers' Trainer around them.
+"""Fine-tuning under fixed factors: transformers' Trainer on one process or on many.
 
-Every chunk is a function of the seed and its place in the run, so data order does not depend on the number
-of devices and a resumed run sees what an uninterrupted one does.
+Whole rows without tiles have the loss that transformers computes. Otherwise each process returns the summed
+loss of its tokens, see `longrope.tiling`, and sums are divided by what one process would divide by: layouts
+differ by rounding only.
 """
 
+import contextlib
+import importlib.util
 import json
-import os
+import resource
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from longrope.corpora import TokenStore
 from longrope.errors import UserError
-from longrope.prompts import Encode, build_prompt, classic_filler, draw_key
+from longrope.parallel import (
+    Layout,
+    Pieces,
+    Places,
+    choose_attention,
+    deepspeed_config,
+    prepare_deepspeed,
+    sequence_parallelism,
+)
+from longrope.pieces import attention_within_pieces
+from longrope.rotary import LongRopeRotary, Placed
+from longrope.settings.training import ParallelSettings, check_division
+from longrope.tiling import activations_in_main_memory, return_summed_loss
+
+DEFAULT = ParallelSettings.model_validate({})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mix:
-    """What the training rows are."""
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves behind, besides the model."""
 
-    text_length: int
-    """tokens per row"""
-    num_rows: int
-    """rows of the whole run: steps * batch size"""
-    passkey_fraction: float
-    """fraction of rows that are passkey prompts, half in the classic filler, half in document text"""
-    begin_token: int
-    """BOS, first of every chunk of text"""
-    end_token: int
-    """EOS, last of every chunk of text"""
-    seed: int
-
-
-class Chunks(Dataset[dict[str, torch.Tensor]]):
-    """Rows of text between BOS and EOS, and passkey prompts, in an order fixed by the seed."""
-
-    def __init__(self, store: TokenStore, encode: Encode, mix: Mix) -> None:
-        self._store = store
-        self._encode = encode
-        self._mix = mix
-        self._body = mix.text_length - 2
-        self._places = self._all_places()
-        self._classic = classic_filler(encode, mix.text_length)
-
-    def _all_places(self) -> list[tuple[int, int]]:
-        """Return (document, first token) of every whole chunk."""
-        documents = self._store.long_enough(
-            self._body, f"fine-tuning documents for text length {self._mix.text_length}"
-        )
-        return [
-            (document, begin)
-            for document in documents
-            for begin in range(0, int(self._store.lengths[document]) - self._body + 1, self._body)
-        ]
-
-    def __len__(self) -> int:
-        return self._mix.num_rows
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        generator = np.random.default_rng([self._mix.seed, 1, index])
-        passkey = generator.random() < self._mix.passkey_fraction
-        row = self._prompt(index, generator) if passkey else self._text(index)
-        tokens = torch.from_numpy(row)
-        return {"input_ids": tokens, "labels": tokens}
-
-    def _place(self, index: int) -> tuple[int, int]:
-        epoch, position = divmod(index, len(self._places))
-        order = np.random.default_rng([self._mix.seed, 0, epoch]).permutation(len(self._places))
-        return self._places[int(order[position])]
-
-    def _text(self, index: int) -> NDArray[np.int64]:
-        document, begin = self._place(index)
-        body = self._store.document(document, begin, begin + self._body)
-        return np.concatenate([[self._mix.begin_token], body, [self._mix.end_token]])
-
-    def _prompt(self, index: int, generator: np.random.Generator) -> NDArray[np.int64]:
-        classic = generator.random() < 0.5
-        prompt = build_prompt(
-            self._encode,
-            self._classic if classic else self._text(index),
-            length=self._mix.text_length,
-            # Both ends get a share of their own, or a needle right at one would never be trained on.
-            depth=float(np.clip(generator.uniform(-0.1, 1.1), 0.0, 1.0)),
-            key=draw_key(generator),
-        )
-        return prompt.tokens
-
-
-class _SequentialTrainer(Trainer):
-    """A Trainer that takes rows in the data set's own order."""
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        rows: Any = self.train_dataset if train_dataset is None else train_dataset
-        return SequentialSampler(rows)
+    log: list[dict[str, Any]]
+    """loss, learning rate and gradient norm of every step"""
+    measured: list[dict[str, Any]]
+    """speed and memory of every step since the last start"""
+    weights: dict[str, Tensor] | None
+    """the tuned weights if the model does not hold them; of the first process only"""
 
 
 def train(
     model: PreTrainedModel,
-    rows: Chunks,
+    rows: Dataset[dict[str, Tensor]],
     settings: Mapping[str, Any],
     *,
     work: Path,
     micro_batch_size: int,
-) -> list[dict[str, Any]]:
-    """Train in place and return the log, one entry per step; resumes from checkpoints in `work`.
+    parallel: ParallelSettings = DEFAULT,
+    curves: Path | None = None,
+    watch: TrainerCallback | None = None,
+) -> Trained:
+    """Train in place; resumes from checkpoints in `work`, of a job of as many processes.
+
+    Args:
+        model: with its rotary embedding installed, on the CPU.
+        rows: of the whole run in its order, all of one length; `input_ids` and `labels` of shape (T,), and
+            `positions` and `piece_length` as in `longrope.training_data`.
+        settings: those of the stage.
+        work: folder of the checkpoints, the same for all processes.
+        micro_batch_size: rows of a forward pass.
+        parallel: how the processes that torchrun started share the work.
+        curves: folder of curves for TensorBoard, None for none.
+        watch: called beside; it must leave the model as it was.
 
     Raises:
-        UserError: if the batch size is not a multiple of the micro-batch size.
+        UserError: if model, rows, batch and processes do not divide each other.
     """
-    trainer = _SequentialTrainer(
+    layout = Layout.of(parallel)
+    length = len(rows[0]["input_ids"])
+    check_division(layout.group_size, length, model.config.to_dict())
+    options = _options(settings, layout, parallel, micro_batch_size)
+    attention = choose_attention(model, dtype=settings["dtype"])
+    if layout.uses_deepspeed:
+        prepare_deepspeed(layout)
+        options["parallelism_config"] = sequence_parallelism(layout, attention)
+    folder = work / layout.name
+    rotary = _placeable(model, rows)
+    meter = _Meter(settings["batch_size"] * length)
+    trainer = _RowTrainer(
         model=model,
-        args=_arguments(settings, work, micro_batch_size),
+        args=TrainingArguments(output_dir=str(folder), **options),
         train_dataset=rows,
+        callbacks=_callbacks(meter, curves, layout) + ([watch] if watch else []),
+        layout=layout,
+        parallel=parallel,
+        rotary=rotary,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
+    with attention_within_pieces(rotary, attention) if rotary else contextlib.nullcontext():
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder, layout))
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return Trained(log, meter.measured, trainer.gathered_weights())
 
 
-def _arguments(settings: Mapping[str, Any], work: Path, micro_batch_size: int) -> TrainingArguments:
-    batch_size = settings["batch_size"]
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
-    if batch_size % (micro_batch_size * devices):
-        raise UserError(
-            f"micro_batch_size {micro_batch_size} times {devices} devices must divide "
-            f"finetune.batch_size {batch_size}."
+class _RowTrainer(Trainer):
+    """A Trainer that takes rows in the data set's own order, and pieces of rows where they are shared."""
+
+    def __init__(
+        self,
+        *,
+        layout: Layout,
+        parallel: ParallelSettings,
+        rotary: LongRopeRotary | None,
+        **named: Any,
+    ) -> None:
+        self._layout = layout
+        self._parallel = parallel
+        self._rotary = rotary
+        self._cuts = layout.group_size > 1 or parallel.tile_length is not None or rotary is not None
+        if self._cuts:
+            return_summed_loss(
+                named["model"], tile_length=parallel.tile_length, tiled_mlp=parallel.tiled_mlp
+            )
+        super().__init__(**named)
+        if self.is_deepspeed_enabled:
+            # Rows come cut. DeepSpeed's own cutter takes them in another order and cannot resume.
+            self.accelerator.deepspeed_ulysses_dl_adapter = lambda loader, model: loader
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        rows: Any = self.train_dataset
+        size = self.args.per_device_train_batch_size
+        return DataLoader(
+            Pieces(rows, self._layout) if self._cuts else rows,
+            batch_sampler=Places(self._layout, len(rows), size),
+            collate_fn=default_collate,
+            pin_memory=self.args.dataloader_pin_memory,
         )
-    if torch.cuda.device_count() > devices:
+
+    def compute_loss(self, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
+        if not self._cuts:
+            return super().compute_loss(model, inputs, *more, **named)
+        if self._rotary is not None:
+            lengths = inputs.pop("piece_length").tolist()
+            self._rotary.placed = Placed(inputs.pop("positions"), tuple(lengths))
+        count, length = inputs["input_ids"].shape
+        num_targets = count * (length * self._layout.group_size - 1)
+        # This process's share of the mean.
+        return model(**inputs) * self._layout.loss_scale / num_targets
+
+    def training_step(self, model: Any, *arguments: Any, **named: Any) -> Tensor:
+        with self._kept_activations():
+            loss: Tensor = super().training_step(model, *arguments, **named)
+        if self._rotary is not None:
+            # not earlier: with activation checkpointing the backward pass computes attention again
+            self._rotary.placed = None
+        # The log shows the mean over all processes, of which those of a group have summands.
+        return loss * (self._layout.group_size / self._layout.loss_scale)
+
+    def _kept_activations(self) -> contextlib.AbstractContextManager[None]:
+        if not self._parallel.offload_activations:
+            return contextlib.nullcontext()
+        model: Any = self.model
+        return activations_in_main_memory(model.config.hidden_size)
+
+    def save_model(self, *arguments: Any, **named: Any) -> None:
+        # DeepSpeed's part of a checkpoint has the weights.
+        if not self.is_deepspeed_enabled:
+            super().save_model(*arguments, **named)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # The first process writes the state next, which says that the checkpoint is complete.
+        self.accelerator.wait_for_everyone()
+
+    def gathered_weights(self) -> dict[str, Tensor] | None:
+        """Return the whole tuned weights, on the first process, if DeepSpeed divided them."""
+        if not self.is_deepspeed_enabled:
+            return None
+        weights: dict[str, Tensor] | None = self.accelerator.get_state_dict(self.model_wrapped)
+        return weights
+
+
+def _placeable(model: PreTrainedModel, rows: Dataset[dict[str, Tensor]]) -> LongRopeRotary | None:
+    """Return the rotary embedding that is told where tokens stand, None if rows do not say it."""
+    if "positions" not in rows[0]:
+        return None
+    rotary = model.base_model.rotary_emb
+    if not isinstance(rotary, LongRopeRotary):
+        raise ValueError("rows at positions of their own need a LongRopeRotary in the model")
+    return rotary
+
+
+class _Meter(TrainerCallback):
+    """Measures every step: what a machine did, which no other run repeats."""
+
+    def __init__(self, tokens_per_step: int) -> None:
+        self.measured: list[dict[str, Any]] = []
+        self._tokens = tokens_per_step
+        self._began = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = time.monotonic() - self._began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        entry = {
+            "step": state.global_step,
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(self._tokens / seconds, 1),
+            "peak_memory_mb": round(peak, 1),
+        }
+        if torch.cuda.is_available():
+            entry["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        self.measured.append(entry)
+
+
+def _options(
+    settings: Mapping[str, Any], layout: Layout, parallel: ParallelSettings, micro_batch_size: int
+) -> dict[str, Any]:
+    """Return the Trainer's arguments, but for its folder."""
+    steps = layout.accumulation(settings["batch_size"], micro_batch_size)
+    if torch.cuda.device_count() > layout.world_size:
         raise UserError(
-            f"{torch.cuda.device_count()} GPUs are visible to {devices} process: set "
+            f"{torch.cuda.device_count()} GPUs are visible to {layout.world_size} process: set "
             "CUDA_VISIBLE_DEVICES to one of them, or start one process per GPU with torchrun."
         )
-    schedule = settings["schedule"]
     on_gpu = torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(work),
-        max_steps=settings["num_steps"],
-        per_device_train_batch_size=micro_batch_size,
-        gradient_accumulation_steps=batch_size // (micro_batch_size * devices),
-        learning_rate=settings["learning_rate"],
-        lr_scheduler_type="constant_with_warmup" if schedule == "constant" else schedule,
-        warmup_steps=settings["warmup_steps"],
-        weight_decay=settings["weight_decay"],
-        max_grad_norm=settings["max_grad_norm"],
-        adam_beta1=settings["adam_betas"][0],
-        adam_beta2=settings["adam_betas"][1],
-        optim="adamw_torch",
-        bf16=settings["dtype"] == "bfloat16",
-        use_cpu=not on_gpu,
-        activation_checkpointing=on_gpu,
-        save_steps=settings["checkpoint_steps"],
-        save_total_limit=1,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to=[],
-        seed=settings["seed"],
-        data_seed=settings["seed"],
-        dataloader_pin_memory=on_gpu,
-        remove_unused_columns=False,
-    )
+    return _recipe(settings, layout) | {
+        "per_device_train_batch_size": micro_batch_size,
+        "gradient_accumulation_steps": steps,
+        "use_cpu": not on_gpu,
+        "activation_checkpointing": on_gpu or parallel.offload_activations,
+        "save_steps": settings["checkpoint_steps"],
+        "save_total_limit": 1,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": [],
+        "dataloader_pin_memory": on_gpu,
+        "remove_unused_columns": False,
+    }
 
 
-def last_checkpoint(work: Path) -> str | None:
-    """Return the newest complete checkpoint; those a kill left half-written are removed."""
+def _recipe(settings: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """Return what is trained how, and in which precision."""
+    schedule, autocast = settings["schedule"], settings["dtype"] == "bfloat16"
+    recipe = {
+        "max_steps": settings["num_steps"],
+        "learning_rate": settings["learning_rate"],
+        "lr_scheduler_type": "constant_with_warmup" if schedule == "constant" else schedule,
+        "warmup_steps": settings["warmup_steps"],
+        "weight_decay": settings["weight_decay"],
+        "max_grad_norm": settings["max_grad_norm"],
+        "adam_beta1": settings["adam_betas"][0],
+        "adam_beta2": settings["adam_betas"][1],
+        "optim": "adamw_torch",
+        "seed": settings["seed"],
+        "data_seed": settings["seed"],
+    }
+    if layout.uses_deepspeed:
+        pinned = torch.cuda.is_available()
+        return recipe | {"deepspeed": deepspeed_config(layout, autocast=autocast, pinned=pinned)}
+    return recipe | {"bf16": autocast}
+
+
+def _callbacks(
+    meter: TrainerCallback, curves: Path | None, layout: Layout
+) -> list[TrainerCallback]:
+    if curves is None:
+        return [meter]
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError(
+            "finetune.parallel.tensorboard needs the package tensorboard; install it, or set it false."
+        )
+    if layout.rank:
+        return [meter]
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations.integration_utils import TensorBoardCallback
+
+    return [meter, TensorBoardCallback(SummaryWriter(str(curves)))]  # type: ignore[no-untyped-call]
+
+
+def last_checkpoint(work: Path, layout: Layout | None = None) -> str | None:
+    """Return the newest complete checkpoint; the first process removes those a kill left half-written."""
     complete: dict[int, Path] = {}
     for folder in work.glob("checkpoint-*"):
         try:
@@ -178,5 +294,6 @@ def last_checkpoint(work: Path) -> str | None:
                 folder
             )
         except (OSError, ValueError):
-            shutil.rmtree(folder)
+            if layout is None or layout.rank == 0:
+                shutil.rmtree(folder)
     return str(complete[max(complete)]) if complete else None

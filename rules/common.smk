@@ -113,6 +113,18 @@ def asks(kind, what):
     return asked
 
 
+def asks_by_worker(kind, what):
+    """Return the function that says what a job asks for whose threads are workers: one GPU each."""
+
+    def asked(wildcards, attempt, threads):
+        one = asks(kind, what)(wildcards, attempt)
+        if what == "gres":
+            return f"gpu:{threads}" if one else ""
+        return one * threads
+
+    return asked
+
+
 def asks_together(some_nodes, what):
     """Return the function that says what a job of several nodes asks for at an attempt."""
 
@@ -123,6 +135,10 @@ def asks_together(some_nodes, what):
         return {
             "gres": f"gpu:{gpus}" if gpus else "",
             "nodes": needs.nodes,
+            # a core for each process
+            "threads": max(1, gpus),
+            # left out on one node: the key alone makes a job of several tasks of it
+            "mpi": "srun" if needs.nodes > 1 else None,
             "mem_mb": needs.mem_mb,
             "runtime": needs.runtime_minutes,
         }[what]
@@ -151,9 +167,13 @@ def tables_and_figures():
         for task in ("perplexity", "passkey", "benchmarks")
         if done_of("evaluate", task)
     ]
-    tables = [*tasks, "cost", *(["search"] if is_study() else [])]
+    tables = [*tasks, "cost", *(["search", "search_summary"] if is_study() else [])]
     drawn = [task for task in tasks if task != "benchmarks"]
-    drawn += ["search"] if is_study() else ["factors", "convergence"]
+    drawn += (
+        ["search", "search_convergence"] if is_study() else ["factors", "convergence"]
+    )
+    if done_of("finetune"):
+        drawn.append("training")
     return [
         *(f"{STORE}/tables/{EXPERIMENT}/{name}.csv" for name in tables),
         *(f"{STORE}/figures/{EXPERIMENT}/{name}.svg" for name in drawn),

@@ -16,18 +16,22 @@ rule finetune_model:
     priority: 60
     conda:
         "../workflow/envs/longrope.yaml"
-    threads: 1
+    threads: asks("finetune", "threads")
     resources:
         gres=asks("finetune", "gres"),
         nodes=asks("finetune", "nodes"),
+        tasks=asks("finetune", "nodes"),
+        tasks_per_gpu=0,
+        mpi=asks("finetune", "mpi"),
         mem_mb=asks("finetune", "mem_mb"),
         runtime=asks("finetune", "runtime"),
     params:
         plan=JOB_PLAN,
-        python=PYTHON,
+        launcher=launcher,
+        threads=threads_of_process,
     shell:
-        "OMP_WAIT_POLICY=PASSIVE {params.python:q} -m longrope run"
+        "OMP_WAIT_POLICY=PASSIVE {params.launcher} run"
         " finetune/{wildcards.node:q}"
         " --plan {params.plan:q}"
-        " --threads {threads}"
+        " --threads {params.threads}"
         " > {log:q} 2>&1"

@@ -16,11 +16,11 @@ rule readjust_factors:
     priority: 60
     conda:
         "../workflow/envs/longrope.yaml"
-    threads: 1
+    threads: 1  # one worker each, with one thread of arithmetic
     resources:
-        gres=asks("readjust", "gres"),
+        gres=asks_by_worker("readjust", "gres"),
         nodes=asks("readjust", "nodes"),
-        mem_mb=asks("readjust", "mem_mb"),
+        mem_mb=asks_by_worker("readjust", "mem_mb"),
         runtime=asks("readjust", "runtime"),
     params:
         plan=JOB_PLAN,
@@ -29,5 +29,6 @@ rule readjust_factors:
         "OMP_WAIT_POLICY=PASSIVE {params.python:q} -m longrope run"
         " readjust/{wildcards.node:q}"
         " --plan {params.plan:q}"
-        " --threads {threads}"
+        " --threads 1"
+        " --workers {threads}"
         " > {log:q} 2>&1"

@@ -3,7 +3,7 @@
 Consumes  results/plans/{experiment}.json       the nodes, and what stands in for what
           results/{kind}/{node}/                scores, factors, histories and manifests
 Produces  results/tables/{experiment}/*.csv     perplexity, passkey, benchmarks, cost; also as Markdown
-          results/figures/{experiment}/*.svg    perplexity, passkey, factors, convergence; also as PNG
+          results/figures/{experiment}/*.svg    perplexity, passkey, factors, convergence, training; also as PNG
           results/tables/{experiment}/provenance.csv     which nodes made each table, and what made them
           results/figures/{experiment}/provenance.html   the same as a page, with the graph of the nodes
 """
@@ -253,51 +253,22 @@ rule plot_convergence:
         " > {log:q} 2>&1"
 
 
-rule tabulate_search:
-    """Tabulate what each search of a study found, by algorithm, length and seed."""
+rule plot_training:
+    """Plot loss, perplexity, learning rate, gradient norm and speed of each fine-tuning."""
     input:
-        script=f"{SCRIPTS}/tabulate_search.py",
+        script=f"{SCRIPTS}/plot_training.py",
         plan=PLAN_FILE,
-        searched=done_of("search"),
-    output:
-        csv=report(
-            f"{STORE}/tables/{EXPERIMENT}/search.csv",
-            caption="../workflow/report/search_table.rst",
-            category="Search study",
-            labels={"item": "search study", "form": "table"},
-        ),
-        markdown=f"{STORE}/tables/{EXPERIMENT}/search.md",
-    log:
-        f"logs/tabulate_search/{EXPERIMENT}.log",
-    localrule: True
-    conda:
-        "../workflow/envs/longrope.yaml"
-    params:
-        python=PYTHON,
-    shell:
-        "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
-        " --csv {output.csv:q}"
-        " --markdown {output.markdown:q}"
-        " > {log:q} 2>&1"
-
-
-rule plot_search:
-    """Plot held-out perplexity against scored tokens, by algorithm."""
-    input:
-        script=f"{SCRIPTS}/plot_search.py",
-        plan=PLAN_FILE,
-        table=f"{STORE}/tables/{EXPERIMENT}/search.csv",
+        tuned=done_of("finetune"),
     output:
         svg=report(
-            f"{STORE}/figures/{EXPERIMENT}/search.svg",
-            caption="../workflow/report/search_figure.rst",
-            category="Search study",
-            labels={"item": "search study", "form": "figure"},
+            f"{STORE}/figures/{EXPERIMENT}/training.svg",
+            caption="../workflow/report/training_figure.rst",
+            category="Fine-tuning",
+            labels={"item": "training curves", "form": "figure"},
         ),
-        png=f"{STORE}/figures/{EXPERIMENT}/search.png",
+        png=f"{STORE}/figures/{EXPERIMENT}/training.png",
     log:
-        f"logs/plot_search/{EXPERIMENT}.log",
+        f"logs/plot_training/{EXPERIMENT}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
@@ -306,7 +277,6 @@ rule plot_search:
     shell:
         "{params.python:q} {input.script:q}"
         " --plan {input.plan:q}"
-        " --table {input.table:q}"
         " --svg {output.svg:q}"
         " --png {output.png:q}"
         " > {log:q} 2>&1"

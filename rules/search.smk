@@ -16,11 +16,11 @@ rule search_factors:
     priority: 40
     conda:
         "../workflow/envs/longrope.yaml"
-    threads: 1
+    threads: 1  # one worker each, with one thread of arithmetic
     resources:
-        gres=asks("search", "gres"),
+        gres=asks_by_worker("search", "gres"),
         nodes=asks("search", "nodes"),
-        mem_mb=asks("search", "mem_mb"),
+        mem_mb=asks_by_worker("search", "mem_mb"),
         runtime=asks("search", "runtime"),
     params:
         plan=JOB_PLAN,
@@ -29,5 +29,6 @@ rule search_factors:
         "OMP_WAIT_POLICY=PASSIVE {params.python:q} -m longrope run"
         " search/{wildcards.node:q}"
         " --plan {params.plan:q}"
-        " --threads {threads}"
+        " --threads 1"
+        " --workers {threads}"
         " > {log:q} 2>&1"

@@ -13,7 +13,7 @@ experiment: tiny
 model: {name: tiny, path: model, original_length: 8}
 corpora:
   own: {source: {kind: local, files: {train: [own.txt], test: [other.txt]}}}
-search: {documents: {corpus: own, split: train}}
+search: {algorithm: evolution, documents: {corpus: own, split: train}}
 extension: [{target_length: 16}]
 evaluate:
   perplexity:

@@ -7,11 +7,12 @@ import numpy as np
 
 from longrope.factors import RopeFactors
 from longrope.methods import Geometry
-from longrope.search.algorithm import Algorithm, Candidate
-from longrope.search.algorithms import ALGORITHMS
+from longrope.search import algorithms
+from longrope.search.algorithm import Algorithm, Candidate, Loss
 from longrope.search.driver import Problem, closed_form_seeds, space_for
 from longrope.search.objective import perplexity
 from longrope.search.space import Individual
+from longrope.search.workers import Score
 
 SCALE = 8.0
 GEOMETRY = Geometry(num_pairs=16, rope_theta=10_000.0, original_length=256)
@@ -33,38 +34,65 @@ SETTINGS: dict[str, Any] = {
         "batch_documents": 2,
         "step": 0.5,
     },
+    "gradient": {"num_knots": 4, "num_steps": 5, "batch_documents": 2, "step": 0.2},
+    "auto": {
+        "ramp_generation_size": 5,
+        "ramp_num_generations": 3,
+        "ramp_step": 1.0,
+        "num_knots": 4,
+        "knot_generation_size": 6,
+        "knot_num_generations": 2,
+        "knot_step": 0.3,
+        "batch_documents": 2,
+    },
     "seed": 3,
 }
 SPACE = space_for(GEOMETRY, SETTINGS, SCALE)
 SEEDS = closed_form_seeds(SPACE, GEOMETRY, SCALE)
 PROBLEM = Problem(
     space=SPACE,
+    geometry=GEOMETRY,
     base=(1.0,) * GEOMETRY.num_pairs,
     seeds=SEEDS,
     attention_scale=1.2,
-    original_length=256,
+    source_length=256,
     target_length=2048,
 )
 
-Loss = Callable[[Individual, int], float]
+Landscape = Callable[[Individual, int], float]
 """of an individual on a document"""
 
 
 def make(name: str, **changes: Any) -> Algorithm:
-    """Return an algorithm on the small problem; `cma` changes some of its own settings."""
-    own = SETTINGS["cma"] | changes.pop("cma", {})
-    return ALGORITHMS[name](SPACE, GEOMETRY, SCALE, SEEDS, SETTINGS | changes | {"cma": own})
+    """Return an algorithm on the small problem; a change under its name is of its own settings."""
+    own = {name: SETTINGS[name] | changes.pop(name, {})} if name in SETTINGS else {}
+    return algorithms.make(PROBLEM, SETTINGS | changes | own | {"algorithm": name})
 
 
-def run(algorithm: Algorithm, loss: Loss) -> list[list[Candidate]]:
+def losses(values: Sequence[Sequence[float]]) -> list[list[Loss]]:
+    """Return losses without gradients."""
+    return [[Loss(value) for value in row] for row in values]
+
+
+def told(candidates: Sequence[Candidate], loss: Landscape) -> list[list[Loss]]:
+    """Return what a loss says of candidates; its gradient, where wanted, is one of chance."""
+
+    def gradient(candidate: Candidate, document: int) -> tuple[float, ...]:
+        pairs = range(SPACE.num_pairs)
+        return tuple(noise(pair)(candidate.individual, document) - 0.5 for pair in pairs)
+
+    return [
+        [Loss(loss(c.individual, d), gradient(c, d) if c.gradient else None) for d in c.documents]
+        for c in candidates
+    ]
+
+
+def run(algorithm: Algorithm, loss: Landscape) -> list[list[Candidate]]:
     """Run an algorithm to its end and return its candidates by iteration."""
     asked = []
     while not algorithm.finished:
         candidates = algorithm.ask()
-        algorithm.tell(
-            candidates,
-            [[loss(c.individual, document) for document in c.documents] for c in candidates],
-        )
+        algorithm.tell(candidates, told(candidates, loss))
         asked.append(candidates)
     return asked
 
@@ -75,7 +103,7 @@ def hill(individual: Individual, document: int) -> float:
     return distance + (individual.num_start_tokens != 8) + document
 
 
-def noise(seed: int) -> Loss:
+def noise(seed: int) -> Landscape:
     """Return a loss that says nothing: a number drawn for each individual and document."""
 
     def loss(individual: Individual, document: int) -> float:
@@ -98,9 +126,21 @@ class FakeObjective:
     def tokens(self, document: int) -> int:
         return self._lengths[document]
 
-    def loss(self, factors: RopeFactors, document: int) -> float:
-        self.scored.append(document)
-        return self._loss(factors, document)
+    def unit(
+        self, factors: RopeFactors, document: int, gradient: bool = False
+    ) -> tuple[RopeFactors, int, bool]:
+        return factors, document, gradient
+
+    def scores(
+        self, units: Sequence[tuple[RopeFactors, int, bool]], done: Callable[[Any], None]
+    ) -> list[Score]:
+        del done
+        self.scored += [document for _, document, _ in units]
+        slope = tuple(np.linspace(-1, 1, GEOMETRY.num_pairs).tolist())
+        return [
+            Score(self._loss(factors, document), 1, slope if gradient else None)
+            for factors, document, gradient in units
+        ]
 
     def perplexity(self, factors: RopeFactors) -> float:
         losses = [self._loss(factors, document) for document in range(len(self._lengths))]

@@ -15,6 +15,7 @@ from longrope import configuration, plan
 from longrope.history import code_name
 from longrope.store.code import CodeIndex
 from longrope.verbs.accept import known_code
+from longrope.verbs.common import SCORING
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,11 +100,11 @@ def test_all_accepts_every_kind_that_one_change_touched(package):
 
 
 def test_the_code_of_scoring_is_accepted_alone(package):
-    before = CodeIndex(package).identity(["longrope.scoring"])
+    before = CodeIndex(package).identity(SCORING)
     change(package, "scoring")
     done = longrope(package, "accept", "scoring", before)
     assert (done.returncode, done.stderr) == (0, "")
-    assert CodeIndex(package).identity(["longrope.scoring"]) == before
+    assert CodeIndex(package).identity(SCORING) == before
     assert last_line(package) == "2 of 4 nodes done, 2 stale, 0 missing"
 
 

@@ -50,6 +50,7 @@ CMA = {
     "algorithm": "cma",
     "cma": {"num_knots": 8, "generation_size": 8, "num_generations": 6, "batch_documents": 1},
     "num_documents": 5,
+    "start_tokens": [0, 4, 8],
     "target_length": 256 * K,
     "dtype": "bfloat16",
 }
@@ -150,23 +151,28 @@ def test_cma_costs_few_documents_a_generation_and_all_at_the_end():
         own = CMA | {"cma": CMA["cma"] | changes}
         return estimate(Job("search", own), LLAMA, machine("a100-80")).tokens / (256 * K)
 
-    # three closed forms, 48 samples, a selection of three on all five, one more without start tokens
-    assert documents() == 3 + 48 + 3 * 5 + 5
-    assert documents(batch_documents=2) == 2 * (3 + 48) + 3 * 5 + 5
-    assert documents(batch_documents=9) == 5 * (3 + 48) + 3 * 5 + 5
-    assert documents(num_generations=2, generation_size=4) == 3 + 8 + 3 * 5 + 5
+    # three closed forms, 48 samples and three numbers of start tokens; a selection of four on all five,
+    # and the result once more without start tokens
+    assert documents() == 3 + 48 + 3 + 4 * 5 + 5
+    assert documents(batch_documents=2) == 2 * (3 + 48 + 3) + 4 * 5 + 5
+    assert documents(batch_documents=9) == 5 * (3 + 48 + 3) + 4 * 5 + 5
+    assert documents(num_generations=2, generation_size=4) == 3 + 8 + 3 + 4 * 5 + 5
 
 
-@pytest.mark.parametrize(("name", "known"), [("evolution", 0), ("evolution-public", 0), ("cma", 2)])
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("evolution", 0), ("evolution-public", 0), ("cma", 12), ("gradient", 12), ("auto", 12)],
+)
 def test_the_estimate_of_a_search_is_what_its_driver_counts(name, known, tmp_path):
     told = SETTINGS | {"algorithm": name, "target_length": 2048, "dtype": "float32"}
     objective = FakeObjective(away_from_four, lengths=[2048] * told["num_documents"])
     found = search(PROBLEM, make(name), objective, tmp_path / "history.jsonl", {})
     estimated = estimate(Job("search", told), tiny_shape(), machine("cpu")).tokens
-    # The driver does not count the best without start tokens. CMA-ES selects from a closed form that has
-    # been scored on its first documents.
+    # The driver does not count the best without start tokens, nor a document that is known when the
+    # selection asks for it, nor one of the selection that is there twice.
     counted = found.provenance["scored_tokens"]
-    assert estimated == counted + (told["num_documents"] + known) * 2048
+    over = estimated - counted - told["num_documents"] * 2048
+    assert 0 <= over <= known * 2048
 
 
 def test_a_readjustment_searches_every_length_and_tries_the_attention_scales():
@@ -231,15 +237,44 @@ def test_a_2048k_document_fits_one_80_gb_gpu_and_not_one_of_40():
 
 
 def test_training_takes_the_fewest_gpus_that_hold_weights_optimizer_and_activations():
-    # 16 bytes a parameter: 108e9; of 128k tokens 32 residuals of 4096 float32: 69e9, logits 50e9, one
+    # 20 bytes a parameter: 135e9; of 128k tokens 32 residuals of 4096 float32: 69e9, logits 50e9, one
     # layer 26e9
     found = estimate(Job("finetune", FINETUNE), LLAMA, machine("a100-80"))
-    assert found.gpu_bytes * found.gpus == pytest.approx(253e9 + 4 * 1.07e9, rel=0.01)
+    assert found.gpu_bytes * found.gpus == pytest.approx(280e9 + 4 * 1.07e9, rel=0.01)
     assert (found.gpus, found.nodes, found.sharded) == (4, 1, True)
-    assert estimate(Job("finetune", FINETUNE), LLAMA, machine("a100-40")).gpus == 8
+    assert estimate(Job("finetune", FINETUNE), LLAMA, machine("a100-40")).gpus == 16
     longer = Job("finetune", FINETUNE | {"text_length": 1024 * K})
     found = estimate(longer, LLAMA, machine("a100-80"))
     assert (found.gpus, found.nodes) == (32, 4)
+
+
+def parallel(**changes):
+    runtime = {"chunk_length": 4096, "micro_batch_size": 1, "parallel": changes}
+    return estimate(Job("finetune", FINETUNE, runtime), LLAMA, machine("h100-80"))
+
+
+def test_what_each_gpu_holds_follows_from_what_is_divided_and_what_is_moved():
+    # activations of 16k tokens, an eighth of a row: 18.1e9; a parameter has 6.74e9 bytes to each of 1
+    activations = LLAMA.activation_bytes(16 * K, "bfloat16", checkpointing=True)
+    held = {
+        "none": 20 * LLAMA.parameters / 8 + activations,
+        "optimizer": 8 * LLAMA.parameters / 8 + activations,
+        "all": 4 * LLAMA.parameters / 8 + activations,
+    }
+    for offload, expected in held.items():
+        found = parallel(sequence_parallel=8, offload=offload)
+        assert found.gpus == 8
+        assert found.gpu_bytes == pytest.approx(expected + cost.CUDA_BYTES)
+    whole, moved = parallel(sequence_parallel=8), parallel(sequence_parallel=8, offload="all")
+    assert moved.host_bytes - whole.host_bytes == pytest.approx(16 * LLAMA.parameters)
+    tiled = parallel(sequence_parallel=8, tile_length=1024, offload_activations=True)
+    less = 12 * 32000 * 15 * K + 16 * K * 32 * 4096 * 4
+    assert whole.gpu_bytes - tiled.gpu_bytes == pytest.approx(less)
+
+
+def test_training_that_is_not_divided_never_fits_however_many_gpus_there_are():
+    assert not parallel(zero_stage=0).fits
+    assert not parallel(zero_stage=2, sequence_parallel=1).fits
 
 
 def test_hours_of_gpus_add_up_whatever_their_number():
@@ -247,7 +282,7 @@ def test_hours_of_gpus_add_up_whatever_their_number():
         estimate(Job("finetune", FINETUNE), LLAMA, machine(name)) for name in ("a100-80", "a100-40")
     )
     assert few.gpu_hours == pytest.approx(many.gpu_hours)
-    assert few.seconds == pytest.approx(2 * many.seconds)
+    assert few.seconds == pytest.approx(many.seconds * many.gpus / few.gpus)
 
 
 def test_fetching_and_tokenizing_cost_nothing_that_is_known():
@@ -524,7 +559,13 @@ def test_a_job_of_several_nodes_asks_for_the_most_memory_and_all_their_time():
     assert together(parts) == Requirements(1, 1, 5000, 35)
 
 
-@pytest.mark.parametrize("name", ["config", "llama2-7b", "llama3-8b", "mistral-7b", "phi3-mini"])
+SHIPPED = (
+    *("config", "llama2-7b", "llama3-8b", "mistral-7b", "phi3-mini"),
+    *("llama3-8b-longrope2", "phi3-mini-longrope2"),
+)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_node_of_a_shipped_configuration_has_its_cost(name):
     config = configuration.load(ROOT / f"config/{name}.yaml")
     planned = plan.build(config, ROOT)

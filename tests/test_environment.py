@@ -18,7 +18,7 @@ from longrope.settings.evaluation import EvaluateSettings
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-INSTALLED_EXTRAS = ("train", "eval", "workflow", "dev")
+INSTALLED_EXTRAS = ("train", "cluster", "eval", "workflow", "dev")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/gpu-checklist.md")
 MADE_BY_THE_DEMO = {"docs/images/perplexity.png"}
 """Pictures that a run of the demo makes; they may be missing."""

@@ -126,8 +126,13 @@ def test_an_experiment_without_a_task_has_no_product_of_it(store):
     assert "passkey" not in {product.name for product in lineage.products_of(store.plan)}
 
 
+def rules():
+    """Return the text of all rules."""
+    return "".join(path.read_text() for path in sorted(ROOT.glob("rules/*.smk")))
+
+
 def test_every_table_and_figure_of_the_rules_has_its_nodes():
-    text = (ROOT / "rules" / "report.smk").read_text()
+    text = rules()
     found = re.findall(r'/(tables|figures)/\{EXPERIMENT\}/(\w+)\.(?:csv|svg)",\n +caption', text)
     made = {name: set() for _, name in found}
     for form, name in found:
@@ -138,7 +143,7 @@ def test_every_table_and_figure_of_the_rules_has_its_nodes():
 
 def test_every_category_of_the_report_has_each_of_its_items_in_each_of_its_forms():
     # Snakemake draws a switch between the forms and shows nothing where an item lacks one.
-    text = (ROOT / "rules" / "report.smk").read_text()
+    text = rules()
     labelled = re.findall(r'category="(.+)",\n +labels={"item": "(.+)", "form": "(.+)"}', text)
     assert len(labelled) == text.count("report(\n")
     for category in {category for category, _, _ in labelled}:

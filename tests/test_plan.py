@@ -23,7 +23,7 @@ model: {name: tiny, path: model, original_length: 256}
 corpora:
   books: {source: {kind: package, catalogue: catalogue.yaml, corpus: books}}
   own: {source: {kind: local, files: {train: [own.txt]}}}
-search: {documents: {corpus: books, split: validation}}
+search: {algorithm: evolution, documents: {corpus: books, split: validation}}
 extension:
   - target_length: 1024
     finetune: {num_steps: 10, documents: {corpus: own, split: train}}
@@ -172,6 +172,9 @@ NODES = {
     # No books3, hence two splits fewer; search: 128k, and 32k for the comparison.
     "llama3-8b": {"fetch": 6, "tokenize": 4, "search": 2, "finetune": 1, "readjust": 1},
     "phi3-mini": {"fetch": 6, "tokenize": 4, "search": 2, "finetune": 1, "readjust": 1},
+    # search: 128k, untuned and for the extension
+    "llama3-8b-longrope2": {"fetch": 6, "tokenize": 4, "search": 1, "finetune": 1, "readjust": 1},
+    "phi3-mini-longrope2": {"fetch": 6, "tokenize": 4, "search": 1, "finetune": 1, "readjust": 1},
 }
 
 

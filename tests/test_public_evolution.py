@@ -1,10 +1,11 @@
 """The evolution as the authors' code has it: budget, seed, bound and operators."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import pytest
-from searches import SEEDS, hill, make, noise, run
+from searches import PROBLEM, SEEDS, hill, make, noise, run, told
 
 from longrope.methods import Geometry, yarn
 from longrope.search import public
@@ -23,8 +24,16 @@ def make_at(geometry, scale, **changes):
     """Return the algorithm with the published settings on a model's own geometry."""
     settings = PUBLISHED | {"seed": 0} | changes
     space = space_for(geometry, settings, scale)
-    seeds = closed_form_seeds(space, geometry, scale)
-    return ALGORITHMS["evolution-public"](space, geometry, scale, seeds, settings)
+    length = geometry.original_length
+    problem = replace(
+        PROBLEM,
+        space=space,
+        geometry=geometry,
+        seeds=closed_form_seeds(space, geometry, scale),
+        source_length=length,
+        target_length=int(scale * length),
+    )
+    return ALGORITHMS["evolution-public"](problem, settings)
 
 
 def test_at_the_published_budget_1344_individuals_are_scored_and_none_twice():
@@ -96,7 +105,7 @@ def test_a_crossover_has_its_levels_from_two_of_the_parents():
             found += 1
             pairs = permutations(parents, 2)
             assert any(((child == one) | (child == other)).all() for one, other in pairs)
-        algorithm.tell(candidates, [[hill(c.individual, 0)] for c in candidates])
+        algorithm.tell(candidates, told(candidates, hill))
     assert found > 10
 
 

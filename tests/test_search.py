@@ -21,9 +21,11 @@ from searches import (
     FakeObjective,
     away_from_four,
     hill,
+    losses,
     make,
     noise,
     run,
+    told,
 )
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -32,19 +34,21 @@ from longrope.memory import ScoreMemory
 from longrope.methods import closed_form
 from longrope.models import geometry
 from longrope.rotary import install
-from longrope.search import objective as objective_module
+from longrope.search import model_worker
 from longrope.search.algorithm import Best, Candidate
 from longrope.search.algorithms import ALGORITHMS
 from longrope.search.driver import search
 from longrope.search.evolution import Evolution, EvolutionSettings
-from longrope.search.objective import Objective, Stretch, perplexity
+from longrope.search.objective import Objective, perplexity
+from longrope.search.pools import InProcess
 from longrope.search.space import Individual, Space
+from longrope.search.workers import Scorer, Text
 from longrope.settings.search import SearchSettings
 from longrope.stages.readjust import with_best_attention_scale
 
 ALL = (0, 1, 2)
 """the documents of the small problem"""
-TOPS = {"evolution": 900, "evolution-public": 800, "cma": 900}
+TOPS = {"evolution": 900, "evolution-public": 800, "cma": 900, "gradient": 900, "auto": 900}
 """highest levels on a grid of 0.01: 1.25 * 8 = 9 + 1, and 1 + 8 in the authors' code"""
 levels = st.lists(st.integers(0, SPACE.top), min_size=16, max_size=16).map(sorted).map(tuple)
 individuals = st.builds(Individual, levels, st.sampled_from(SPACE.start_tokens))
@@ -135,12 +139,34 @@ def test_the_same_seed_asks_for_the_same_and_another_for_something_else(name):
 
 @pytest.mark.parametrize(
     ("name", "tells"),
-    # a first generation and 5 iterations; closed forms, 4 generations and a selection
-    [("evolution", 1 + 5), ("evolution-public", 1 + 5), ("cma", 1 + 4 + 1)],
+    # a first generation and 5 iterations; closed forms, generations, start tokens and a selection
+    [
+        ("evolution", 1 + 5),
+        ("evolution-public", 1 + 5),
+        ("cma", 1 + 4 + 1 + 1),
+        ("gradient", 1 + 5 + 1 + 1),
+        ("auto", 1 + 3 + 2 + 1 + 1),
+    ],
 )
 def test_a_search_ends_after_as_many_tells_as_its_settings_say(name, tells):
     algorithm = make(name)
     assert len(run(algorithm, hill)) == tells == algorithm.iteration
+
+
+@every_algorithm
+def test_what_remains_is_what_will_be_asked_for(name):
+    algorithm = make(name)
+    counted = []
+    while not algorithm.finished:
+        remaining, candidates = algorithm.remaining, algorithm.ask()
+        algorithm.tell(candidates, told(candidates, hill))
+        counted.append((remaining, len(candidates)))
+    counts = [count for _, count in counted]
+    # what is selected from may be fewer
+    assert [remaining for remaining, _ in counted] == [
+        pytest.approx(sum(counts[index:]), abs=2) for index in range(len(counts))
+    ]
+    assert algorithm.remaining == 0
 
 
 @every_algorithm
@@ -242,7 +268,8 @@ def test_the_mean_over_documents_decides():
     candidates = algorithm.ask()
     # means 5, 4 and 6; the first has the best document, and the third the best worst one
     rest = [[9.0, 9.0, 9.0]] * (len(candidates) - 3)
-    algorithm.tell(candidates, [[0.0, 5.0, 10.0], [1.0, 2.0, 9.0], [6.0, 6.0, 6.0], *rest])
+    first = [[0.0, 5.0, 10.0], [1.0, 2.0, 9.0], [6.0, 6.0, 6.0]]
+    algorithm.tell(candidates, losses(first + rest))
     assert algorithm.best == Best(candidates[1].individual, 4.0)
 
 
@@ -250,7 +277,7 @@ def test_the_mean_over_documents_decides():
 def test_equal_losses_rank_by_order_of_asking(name):
     algorithm = make(name)
     candidates = algorithm.ask()
-    algorithm.tell(candidates, [[1.0] * 3] * len(candidates))
+    algorithm.tell(candidates, losses([[1.0] * 3] * len(candidates)))
     assert algorithm.best.individual == candidates[0].individual
 
 
@@ -259,7 +286,7 @@ def test_a_tell_with_too_few_losses_is_refused(name):
     algorithm = make(name)
     candidates = algorithm.ask()
     with pytest.raises(ValueError, match="shorter"):
-        algorithm.tell(candidates, [[1.0] * len(c.documents) for c in candidates[1:]])
+        algorithm.tell(candidates, told(candidates, hill)[1:])
 
 
 def test_an_exhausted_space_yields_fewer_individuals_instead_of_repeating():
@@ -274,33 +301,35 @@ def test_an_exhausted_space_yields_fewer_individuals_instead_of_repeating():
 # The objective ------------------------------------------------------------------------------------
 
 
-class Documents:
-    """Two documents of random tokens, in the place of a token store."""
-
-    lengths = np.array([150, 120])
-
-    def document(self, index, begin, end):
-        tokens = np.random.default_rng(index).integers(0, 97, int(self.lengths[index]))
-        return tokens[begin:end]
-
-
-STRETCHES = [Stretch(0, 20, 120), Stretch(1, 20, 120)]
+def texts():
+    """Two texts of 100 random tokens."""
+    generator = np.random.default_rng(0)
+    return [Text(generator.integers(0, 97, 100), {"document": index}) for index in range(2)]
 
 
 def objective_of(model, folder):
-    return Objective(model, Documents(), ScoreMemory(folder, {}), STRETCHES, 4096)
+    pool = InProcess(Scorer(folder, "float32", full_attention=False, chunk_length=4096))
+    assert isinstance(pool.worker, model_worker.ModelWorker)
+    pool.worker.model = model
+    return Objective(pool, ScoreMemory(folder, {}), texts())
+
+
+def losses_of(objective, factors, documents):
+    return [
+        score.loss for score in objective.scores([objective.unit(factors, d) for d in documents])
+    ]
 
 
 def test_losses_are_those_of_transformers_own_forward_pass_by_document(llama, tmp_path):
     shape = geometry(llama, 64)
     factors = closed_form("yarn", shape, 128)
     objective = objective_of(llama, tmp_path)
-    found = [objective.loss(factors, document) for document in range(2)]
+    found = losses_of(objective, factors, [0, 1])
     mean = objective.perplexity(factors)
     install(llama, shape).use(factors)
     theirs = []
-    for one in STRETCHES:
-        tokens = torch.from_numpy(Documents().document(one.document, one.begin, one.end))[None]
+    for text in texts():
+        tokens = torch.from_numpy(text.tokens)[None]
         with torch.no_grad():
             theirs.append(float(llama(tokens, labels=tokens).loss))
     assert found == pytest.approx(theirs, rel=1e-5)
@@ -313,15 +342,16 @@ def test_a_loss_that_is_not_finite_is_infinite_and_not_computed_again(
     nlls, llama, tmp_path, monkeypatch
 ):
     factors = closed_form("none", geometry(llama, 64), 64)
-    monkeypatch.setattr(objective_module, "token_nlls", lambda *_, **__: np.array(nlls))
+    monkeypatch.setattr(model_worker, "token_nlls", lambda *_, **__: np.array(nlls))
     first = objective_of(llama, tmp_path)
-    assert first.loss(factors, 0) == first.perplexity(factors) == math.inf
+    assert losses_of(first, factors, [0]) == [math.inf]
+    assert first.perplexity(factors) == math.inf
 
     def refuse(*arguments, **named):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(objective_module, "token_nlls", refuse)
-    assert objective_of(llama, tmp_path).loss(factors, 1) == math.inf
+    monkeypatch.setattr(model_worker, "token_nlls", refuse)
+    assert losses_of(objective_of(llama, tmp_path), factors, [1]) == [math.inf]
 
 
 def test_a_loss_whose_exponential_is_no_number_is_an_infinite_perplexity():
@@ -348,7 +378,8 @@ def test_the_driver_returns_the_best_of_its_history(name, tmp_path):
     facts = best.provenance
     assert facts["perplexity"] == pytest.approx(winner["perplexity"], rel=1e-12)
     assert facts["model"] == "m"
-    assert (facts["num_candidates"], facts["num_failed_candidates"]) == (len(lines), 0)
+    distinct = {(*line["factors"], line["num_start_tokens"]) for line in lines}
+    assert (facts["num_candidates"], facts["num_failed_candidates"]) == (len(distinct), 0)
     assert facts["scored_tokens"] == lines[-1]["scored_tokens"]
     assert [line["candidate"] for line in lines] == list(range(1, len(lines) + 1))
     assert (best.original_length, best.target_length, best.attention_scale) == (256, 2048, 1.2)
@@ -365,6 +396,10 @@ class Scripted:
     @property
     def finished(self):
         return self.iteration == len(self.groups)
+
+    @property
+    def remaining(self):
+        return sum(map(len, self.groups[self.iteration :]))
 
     @property
     def best(self):
@@ -413,7 +448,8 @@ def test_a_line_of_the_history_says_what_was_scored_on_which_documents(tmp_path)
     }
     assert (second["iteration"], second["documents"]) == (1, [0, 2])
     assert second["perplexity"] == pytest.approx(math.exp(0.01))
-    assert script.told == [[[pytest.approx(3.12)]], [[pytest.approx(0), pytest.approx(0.02)]]]
+    values = [[[loss.value for loss in row] for row in rows] for rows in script.told]
+    assert values == [[[pytest.approx(3.12)]], [[pytest.approx(0), pytest.approx(0.02)]]]
 
 
 def test_the_worth_of_start_tokens_is_what_is_lost_without_them(tmp_path):
@@ -455,8 +491,8 @@ def test_a_second_search_multiplies_the_factors_of_the_first():
 class ScaleObjective:
     """Perplexity that is best at an attention scale of 1.1."""
 
-    def perplexity(self, factors):
-        return 10 + abs(factors.attention_scale - 1.1)
+    def perplexities(self, candidates):
+        return [10 + abs(factors.attention_scale - 1.1) for factors in candidates]
 
 
 @pytest.mark.parametrize(("num_scales", "best"), [(1, 1.2), (3, 1.1), (5, 1.1)])

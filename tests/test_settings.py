@@ -20,7 +20,10 @@ from longrope.settings.sources import HubSource
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config/hardware.yaml"})
-FULL_SCALE = ("llama2-7b", "llama3-8b", "mistral-7b", "phi3-mini")
+FULL_SCALE = (
+    *("llama2-7b", "llama3-8b", "mistral-7b", "phi3-mini"),
+    *("llama3-8b-longrope2", "phi3-mini-longrope2"),
+)
 Edit = Callable[[dict[str, Any]], object]
 
 SMALL = """

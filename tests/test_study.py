@@ -37,7 +37,11 @@ def study_settings():
             "num_held_out": 2,
             "algorithms": {
                 "cma": {**search, "algorithm": "cma", "cma": few},
-                "public": {**search, "algorithm": "evolution-public", "num_iterations": 0},
+                "evolution-public": {
+                    **search,
+                    "algorithm": "evolution-public",
+                    "num_iterations": 0,
+                },
             },
         },
     }
@@ -86,12 +90,19 @@ def test_a_study_tabulates_every_search_with_its_held_out_perplexity(folder):
         *("seconds", "peak_memory_mb"),
     ]
     assert table[["algorithm", "seed"]].values.tolist() == [
-        ["cma", 0], ["cma", 1], ["public", 0], ["public", 1],
+        ["cma", 0], ["cma", 1], ["evolution-public", 0], ["evolution-public", 1],
     ]  # fmt: skip
     assert (table[["train_ppl", "heldout_ppl"]] > 1).all(axis=None)
     # the public code's first generation: five individuals on two documents of 256 tokens
-    assert set(table[table["algorithm"] == "public"]["scored_tokens"]) == {5 * 2 * 256}
-    assert (folder / "results" / "figures" / "study" / "search.svg").is_file()
+    public = table[table["algorithm"] == "evolution-public"]
+    assert set(public["scored_tokens"]) == {5 * 2 * 256}
+    summary = pd.read_csv(folder / "results" / "tables" / "study" / "search_summary.csv")
+    assert summary[["algorithm", "baseline"]].fillna("").values.tolist() == [
+        ["cma", "evolution-public"], ["evolution-public", ""],
+    ]  # fmt: skip
+    assert summary["heldout_ppl"][1] == pytest.approx(public["heldout_ppl"].mean(), rel=1e-5)
+    for name in ("search", "search_convergence"):
+        assert (folder / "results" / "figures" / "study" / f"{name}.svg").is_file()
 
 
 def test_the_held_out_documents_change_the_study_and_no_plain_search(folder):

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import build
 
-from longrope import training
+from longrope import training_data
 from longrope.corpora import TokenStore
 from longrope.errors import UserError
 from longrope.factors import RopeFactors
 from longrope.prompts import QUESTION
-from longrope.training import Chunks, Mix, last_checkpoint, train
+from longrope.training import last_checkpoint, train
+from longrope.training_data import Chunks, Mix
 
 SETTINGS = {
     "num_steps": 6,
@@ -107,13 +108,13 @@ def test_passkey_rows_have_the_asked_share_and_end_with_the_key(tokens):
 
 def test_passkey_rows_hide_the_key_at_both_ends_too(tokens, monkeypatch):
     depths = []
-    real = training.build_prompt
+    real = training_data.build_prompt
 
     def watched(*arguments, **named):
         depths.append(named["depth"])
         return real(*arguments, **named)
 
-    monkeypatch.setattr(training, "build_prompt", watched)
+    monkeypatch.setattr(training_data, "build_prompt", watched)
     rows_of(tokens, passkey_fraction=1.0, num_rows=300, text_length=300)
     assert all(0 <= depth <= 1 for depth in depths)
     # a twelfth of the draws lies beyond either end and is moved to it
@@ -135,8 +136,9 @@ def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(tokens, tmp_pat
 def trained(tokens, work, **options):
     model = build("llama")
     rows = Chunks(TokenStore(tokens), encode, mix())
-    log = train(model, rows, SETTINGS, work=work, **({"micro_batch_size": 4} | options))
-    return model, log
+    # micro-batches of 2 rows are accumulated to batches of 4
+    found = train(model, rows, SETTINGS, work=work, **({"micro_batch_size": 2} | options))
+    return model, found.log
 
 
 def test_training_lowers_the_loss_and_logs_every_step(tokens, tmp_path):
@@ -149,7 +151,7 @@ def test_training_lowers_the_loss_and_logs_every_step(tokens, tmp_path):
 
 
 def test_a_smaller_micro_batch_gives_the_same_losses(tokens, tmp_path):
-    _, whole = trained(tokens, tmp_path / "whole")
+    _, whole = trained(tokens, tmp_path / "whole", micro_batch_size=4)
     _, split = trained(tokens, tmp_path / "split", micro_batch_size=2)
     for one, other in zip(whole, split, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
@@ -168,17 +170,15 @@ KILLED = """
     import os, signal, sys
     sys.path.insert(0, {tests!r})
     from pathlib import Path
-    import transformers
     from longrope import training
     import test_training
 
-    class Kill(transformers.TrainerCallback):
+    class Kill(training._Meter):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == 5:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    real = training._SequentialTrainer
-    training._SequentialTrainer = lambda **named: real(**named, callbacks=[Kill()])
+    training._Meter = Kill
     test_training.trained(Path({tokens!r}), Path({work!r}))
 """
 
@@ -188,7 +188,7 @@ def test_training_killed_in_the_middle_resumes_to_the_same_weights(tokens, tmp_p
     script = KILLED.format(tests=str(Path(__file__).parent), tokens=str(tokens), work=str(work))
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-    assert last_checkpoint(work) == str(work / "checkpoint-4")
+    assert last_checkpoint(work / "_checkpoints") == str(work / "_checkpoints" / "checkpoint-4")
     resumed, log = trained(tokens, work)
     whole, expected = trained(tokens, tmp_path / "whole")
     assert [entry["loss"] for entry in log] == [entry["loss"] for entry in expected]
@@ -225,6 +225,9 @@ def test_a_tuned_model_is_written_with_its_factors_and_plain_rope(tokens, tmp_pa
     out.mkdir()
     finetune.run(settings, inputs, out, Runtime(tmp_path, tmp_path, {"micro_batch_size": 4}))
     assert RopeFactors.read(out / "factors.json") == factors
+    measured = [json.loads(line) for line in (out / "measured.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in measured] == [1, 2, 3]
+    assert all(entry["tokens_per_second"] > 0 < entry["peak_memory_mb"] for entry in measured)
     written = load_file(out / "model" / "model.safetensors")
     config = json.loads((out / "model" / "config.json").read_text())
     assert config["rope_parameters"]["rope_type"] == "default"

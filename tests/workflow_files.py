@@ -81,6 +81,7 @@ corpora:
       files: {train: [train.txt], validation: [validation.txt], test: [test-1.txt, test-2.txt]}
     stand_in: random words
 search:
+  algorithm: evolution
   documents: {corpus: words, split: validation}
   num_documents: 2
   population_size: 5

@@ -1,7 +1,7 @@
 """What every search algorithm is: ask for candidates, take their losses, name the best. It sees no model.
 
 A candidate names the documents it wants to be scored on, so that an algorithm may score few documents at
-first. Losses are nats per predicted token of one document. Deterministic for a seed and the losses told.
+first. Deterministic for a seed and the losses told.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from longrope.search.space import Individual
+
+GRADIENT_COST = 4
+"""scored tokens that a gradient counts as, per token: forward, forward again in every layer, and a
+backward pass of twice a forward one; measured 3.4 on the embedded model"""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,18 @@ class Candidate:
     """`seed:yarn`, `mutation`, `crossover`, `cma`, `selection`"""
     documents: tuple[int, ...]
     """indices of search documents"""
+    gradient: bool = False
+    """whether the gradient of its losses by log factors is wanted as well"""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a candidate came to on one document."""
+
+    value: float
+    """nats per predicted token; inf if it is not finite"""
+    gradient: tuple[float, ...] | None = None
+    """its derivatives by ln(factor) of every pair, where the candidate asked for them"""
 
 
 @dataclass(frozen=True)
@@ -34,12 +50,17 @@ class Best:
 class Algorithm(Protocol):
     """One search: ask, score, tell, until `finished`."""
 
-    iteration: int
-    """tells so far"""
+    @property
+    def iteration(self) -> int:
+        """Tells so far."""
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing more to ask."""
+
+    @property
+    def remaining(self) -> int:
+        """Candidates whose losses are still to be told, those just asked for included; an estimate."""
 
     @property
     def best(self) -> Best:
@@ -48,5 +69,5 @@ class Algorithm(Protocol):
     def ask(self) -> list[Candidate]:
         """Return the candidates of this iteration."""
 
-    def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[float]]) -> None:
+    def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[Loss]]) -> None:
         """Take the losses of what `ask` returned, by candidate and document."""

@@ -1,131 +1,150 @@
-"""CMA-ES on a few knots and few documents: small batches move a mean, a fair selection ends the search.
+"""CMA-ES on curves of few variables, few documents a generation, and a fair selection at the end.
 
-The variables bend the logarithm of the best closed form's factors: knots spread over the rotary pairs, linear
-in between. An individual is what remains of a sample after isotonic projection, bounds and the grid. Each
-generation is scored on documents drawn at random, the same for all its individuals: what makes a document
-hard is then common to all and cancels in their ranks.
+Each generation is scored on documents drawn at random, the same for all its individuals: what makes a
+document hard is then common to all and cancels in their ranks. An individual is what remains of a sample
+after isotonic projection, bounds and the grid. The selection's cost counts like any other.
 Source: Hansen 2016 (arXiv:1604.00772) for CMA-ES, by the package `cmaes`.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from cmaes import CMA
-from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
-from longrope.search.algorithm import Best, Candidate
+from longrope.search.algorithm import Candidate
+from longrope.search.curves import Curve, Knots, Ramp, Vector
+from longrope.search.script import Rows, Script, Scripted, means
 from longrope.search.space import Individual, Space
 
-Vector = NDArray[np.float64]
 WORST = 1e6
 """stands for a loss that is not finite: CMA-ES ranks its samples and averages no loss"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CmaSettings:
-    """Budget and steps."""
+class Budget:
+    """What CMA-ES may spend on one curve."""
 
-    num_documents: int
-    """documents of the search"""
     generation_size: int
     """individuals per generation"""
-    batch_documents: int
-    """documents that the closed forms, and each generation, are scored on"""
-    step: float
-    """first standard deviation of a knot, in units of log factor"""
-    num_knots: int
-    """variables of the curve"""
     num_generations: int
-    """generations before the selection"""
+    step: float
+    """first standard deviation of a variable"""
+
+    @property
+    def num_candidates(self) -> int:
+        """Individuals of all generations."""
+        return self.generation_size * self.num_generations
 
 
-class Cma:
-    """The closed forms and the generations on a few documents, then a selection on all."""
+class Evolving(Scripted):
+    """What both searches by CMA-ES do to a curve."""
+
+    batch_documents: int
+
+    def evolve(
+        self, curve: Curve, budget: Budget, num_start_tokens: int
+    ) -> Generator[list[Candidate], Rows, list[Vector]]:
+        """Run CMA-ES on a curve and return its mean after every generation."""
+        strategy = CMA(
+            mean=np.zeros(curve.num_variables),
+            sigma=budget.step,
+            population_size=budget.generation_size,
+            seed=int(self.generator.integers(2**31)),
+        )
+        path: list[Vector] = []
+        for _ in range(budget.num_generations):
+            samples = [strategy.ask() for _ in range(budget.generation_size)]
+            drawn = self.draw(self.batch_documents)
+            rows = yield [
+                Candidate(self.on(curve, sample, num_start_tokens), "cma", drawn)
+                for sample in samples
+            ]
+            losses = [min(mean, WORST) for mean in means(rows)]
+            strategy.tell(list(zip(samples, losses, strict=True)))
+            path.append(strategy.mean.copy())
+        return path
+
+    def ends(self, curve: Curve, path: list[Vector], num_start_tokens: int) -> list[Individual]:
+        """Return where a path of means ends: the average of its later half, and the last mean."""
+        late = path[len(path) // 2 :]
+        return [self.on(curve, point, num_start_tokens) for point in (np.mean(late, 0), path[-1])]
+
+    def finish(self, found: Sequence[tuple[str, Individual]], start: Individual) -> Script:
+        """Give what was found, best first, its start tokens, and select; `start` competes."""
+        first = found[0][1]
+        chosen = yield from self.start_tokens(first, self.batch_documents)
+        number = chosen.individual.num_start_tokens
+        choices: dict[Individual, str] = {}
+        for origin, one in found:
+            choices.setdefault(replace(one, num_start_tokens=number), f"selection:{origin}")
+        choices.setdefault(first, "selection:start_tokens")
+        choices.setdefault(start, "selection:start")
+        return (yield from self.selection(choices))
+
+
+class Cma(Evolving):
+    """Knots that bend the best closed form."""
 
     def __init__(
-        self, space: Space, seeds: Mapping[str, Individual], settings: CmaSettings, seed: int
+        self,
+        space: Space,
+        seeds: Mapping[str, Individual],
+        *,
+        budget: Budget,
+        num_knots: int,
+        batch_documents: int,
+        num_documents: int,
+        seed: int,
     ) -> None:
-        self.space = space
-        self.settings = settings
-        self.iteration = 0
-        self._seeds = seeds
-        self._generator = np.random.default_rng(seed)
-        self._best = Best(next(iter(seeds.values())), math.inf)
-        self._start = self._best.individual
-        self._basis = hats(space.num_pairs, settings.num_knots)
-        self._cma = CMA(
-            mean=np.zeros(settings.num_knots),
-            sigma=settings.step,
-            population_size=settings.generation_size,
-            seed=int(self._generator.integers(2**31)),
-        )
-        self._samples: list[Vector] = []
-        self._means: list[Vector] = []
+        self.batch_documents = batch_documents
+        self._budget = budget
+        self._num_knots = num_knots
+        self.num_candidates = len(seeds) + budget.num_candidates + len(space.start_tokens) + 4
+        super().__init__(space, seeds, num_documents, seed)
 
-    @property
-    def finished(self) -> bool:
-        """Whether the selection has been told."""
-        return self.iteration > self.settings.num_generations + 1
-
-    @property
-    def best(self) -> Best:
-        """The best of the selection; before it, the best closed form on the first documents."""
-        return self._best
-
-    def ask(self) -> list[Candidate]:
-        """Return the closed forms, then generations, and at the end what to select from."""
-        if self.iteration == 0:
-            drawn = self._draw()
-            return [Candidate(one, f"seed:{name}", drawn) for name, one in self._seeds.items()]
-        if self.iteration > self.settings.num_generations:
-            return self._selection()
-        drawn = self._draw()
-        self._samples = [self._cma.ask() for _ in range(self.settings.generation_size)]
-        return [Candidate(self._individual(sample), "cma", drawn) for sample in self._samples]
-
-    def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[float]]) -> None:
-        """Take the losses of what `ask` returned; a loss that is not finite ranks last."""
-        means = [_mean(told) for _, told in zip(candidates, losses, strict=True)]
-        if 0 < self.iteration <= self.settings.num_generations:
-            ranked = [min(mean, WORST) for mean in means]
-            self._cma.tell(list(zip(self._samples, ranked, strict=True)))
-            self._means.append(self._cma.mean.copy())
-        else:
-            found = min(range(len(means)), key=means.__getitem__)
-            self._best = Best(candidates[found].individual, means[found])
-            self._start = self._best.individual if self.iteration == 0 else self._start
-        self.iteration += 1
-
-    def _selection(self) -> list[Candidate]:
-        """Return the closed form it started from, the last mean and the average of the later means."""
-        late = self._means[len(self._means) // 2 :]
-        choices = {self._start: "selection:start"}
-        choices.setdefault(self._individual(self._means[-1]), "selection:mean")
-        choices.setdefault(self._individual(np.mean(late, axis=0)), "selection:average")
-        documents = tuple(range(self.settings.num_documents))
-        return [Candidate(one, origin, documents) for one, origin in choices.items()]
-
-    def _draw(self) -> tuple[int, ...]:
-        count = min(self.settings.batch_documents, self.settings.num_documents)
-        drawn = self._generator.choice(self.settings.num_documents, count, replace=False)
-        return tuple(int(document) for document in np.sort(drawn))
-
-    def _individual(self, sample: Vector) -> Individual:
-        """Return the start bent by a sample: projected, clipped and rounded."""
-        start = np.log(self.space.factors(self._start))
-        curve = isotonic_regression(start + self._basis @ sample).x
-        return self.space.nearest(np.exp(curve).tolist(), self._start.num_start_tokens)
+    def _script(self) -> Script:
+        start = (yield from self.closed_forms(self.batch_documents)).individual
+        knots = Knots(np.log(self.space.factors(start)), self._num_knots)
+        path = yield from self.evolve(knots, self._budget, start.num_start_tokens)
+        average, mean = self.ends(knots, path, start.num_start_tokens)
+        found = [("average", average), ("mean", mean)]
+        return (yield from self.finish(found, start))
 
 
-def _mean(losses: Sequence[float]) -> float:
-    mean = float(np.mean(losses))
-    return mean if math.isfinite(mean) else math.inf
+class Auto(Evolving):
+    """A ramp of three variables, then knots that bend the ramp found."""
 
+    def __init__(
+        self,
+        space: Space,
+        seeds: Mapping[str, Individual],
+        ramp: Ramp,
+        *,
+        ramp_budget: Budget,
+        knot_budget: Budget,
+        num_knots: int,
+        batch_documents: int,
+        num_documents: int,
+        seed: int,
+    ) -> None:
+        self.batch_documents = batch_documents
+        self._ramp = ramp
+        self._budgets = (ramp_budget, knot_budget)
+        self._num_knots = num_knots
+        spent = ramp_budget.num_candidates + knot_budget.num_candidates
+        self.num_candidates = len(seeds) + 1 + spent + len(space.start_tokens) + 5
+        super().__init__(space, seeds, num_documents, seed)
 
-def hats(num_pairs: int, num_knots: int) -> Vector:
-    """Return piecewise linear functions with evenly spread knots, shape (P, K); rows sum to 1."""
-    places = np.linspace(0, num_knots - 1, num_pairs)
-    return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(num_knots)[None, :]))
+    def _script(self) -> Script:
+        ramp_budget, knot_budget = self._budgets
+        start = (yield from self.closed_forms(self.batch_documents)).individual
+        number = start.num_start_tokens
+        path = yield from self.evolve(self._ramp, ramp_budget, number)
+        ramp = self.ends(self._ramp, path, number)[0]
+        knots = Knots(np.log(self.space.factors(ramp)), self._num_knots)
+        found = [("ramp", ramp)]
+        if knot_budget.num_generations:
+            path = yield from self.evolve(knots, knot_budget, number)
+            found.insert(0, ("knots", self.ends(knots, path, number)[0]))
+        return (yield from self.finish(found, start))

@@ -2,19 +2,22 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from tqdm import tqdm
 
 from longrope.factors import RopeFactors
 from longrope.methods import METHODS, Geometry
-from longrope.search.algorithm import Algorithm, Best, Candidate
+from longrope.search.algorithm import GRADIENT_COST, Algorithm, Best, Candidate, Loss
+from longrope.search.critical import critical_pairs
 from longrope.search.objective import Objective, perplexity
-from longrope.search.space import Individual, Space
+from longrope.search.progress import Progress
+from longrope.search.space import AttentionGrid, Individual, Space
+from longrope.search.workers import Score
 
 CLOSED_FORM_SEEDS = ("linear", "ntk", "yarn")
 
@@ -24,33 +27,65 @@ class Problem:
     """What is searched: a space of factors on top of those a model already has."""
 
     space: Space
+    geometry: Geometry
     base: tuple[float, ...]
     """factors the model was tuned under, 1 for a pretrained one; the found ones multiply them"""
     seeds: Mapping[str, Individual]
     attention_scale: float
-    original_length: int
+    """where the space does not search it"""
+    source_length: int
+    """window that the model knows: the original one, or the one it was tuned to; tokens"""
     target_length: int
+
+    @property
+    def scale(self) -> float:
+        """Target over source length, at least 1."""
+        return max(1.0, self.target_length / self.source_length)
 
     def compose(self, individual: Individual) -> RopeFactors:
         """Return an individual's factors times the base's (second interpolation of the paper)."""
         own = self.space.factors(individual)
+        searched = self.space.attention_scale(individual)
         return RopeFactors(
             factors=tuple(float(round(a * b, 10)) for a, b in zip(own, self.base, strict=True)),
             num_start_tokens=individual.num_start_tokens,
-            attention_scale=self.attention_scale,
-            original_length=self.original_length,
+            attention_scale=self.attention_scale if searched is None else searched,
+            original_length=self.geometry.original_length,
             target_length=self.target_length,
             method="longrope",
         )
 
 
-def space_for(geometry: Geometry, settings: Mapping[str, Any], scale: float) -> Space:
-    """Return the space of a search that extends by `scale`."""
+def space_for(
+    geometry: Geometry,
+    settings: Mapping[str, Any],
+    scale: float,
+    *,
+    least: float | None = None,
+    attention_scale: float = 1.0,
+) -> Space:
+    """Return the space of a search that extends by `scale`.
+
+    Args:
+        geometry: of the model.
+        settings: of the search.
+        scale: what bounds the factors from above, times a ratio.
+        least: lower bound of the factors that are searched under a critical dimension; `scale` if None.
+        attention_scale: of the seeds, where it is searched.
+
+    Raises:
+        UserError: if the critical dimension leaves no pair to search.
+    """
+    critical, scales = settings.get("critical_dimension"), settings.get("attention_scales")
+    lowest = scale if least is None else least
     return Space(
         num_pairs=geometry.num_pairs,
         max_factor=settings["max_factor_ratio"] * scale,
         grid=settings["grid"],
         start_tokens=tuple(settings["start_tokens"]),
+        min_factor=1.0 if critical is None else lowest,
+        critical_pairs=critical_pairs(critical, geometry),
+        attention=AttentionGrid(**scales, start=attention_scale) if scales else None,
     )
 
 
@@ -73,39 +108,58 @@ def search(
     Raises:
         ValueError: if no candidate has a finite perplexity.
     """
-    with history.open("w") as stream:
-        recorder = _Recorder(problem, objective, stream)
+    with history.open("w") as stream, Progress() as progress:
+        recorder = _Recorder(problem, objective, stream, progress)
         while not algorithm.finished:
             candidates = algorithm.ask()
-            losses = [recorder.score(algorithm.iteration, candidate) for candidate in candidates]
+            asked = sum(objective.tokens(d) for one in candidates for d in one.documents)
+            progress.begin(asked, len(candidates), algorithm.remaining)
+            scores = recorder.score(algorithm.iteration, candidates)
+            losses = [[Loss(one.loss, one.mean_gradient) for one in row] for row in scores]
             algorithm.tell(candidates, losses)
-            best = perplexity(algorithm.best.loss)
-            recorder.progress.set_postfix_str(f"best perplexity {best:.3f}")
-        recorder.progress.close()
+            progress.show(recorder.count, perplexity(algorithm.best.loss))
     return _with_provenance(problem, objective, algorithm.best, recorder, provenance)
 
 
 class _Recorder:
-    """Scores candidates one by one, with a progress bar, and writes the history."""
+    """Scores the candidates of an iteration together, and writes the history in their order."""
 
-    def __init__(self, problem: Problem, objective: Objective, stream: TextIO) -> None:
+    def __init__(
+        self, problem: Problem, objective: Objective, stream: TextIO, progress: Progress
+    ) -> None:
         self.problem = problem
         self.objective = objective
         self.stream = stream
+        self.progress = progress
         self.count = 0
-        self.failed = 0
+        self.failed: set[Individual] = set()
         self.scored_tokens = 0
         """of all that was scored; the same individual on the same document counts once"""
-        self._scored: set[tuple[Individual, int]] = set()
-        self.progress: Any = tqdm(desc="search", unit="candidate", mininterval=1.0)
+        self._scored: set[tuple[Individual, int, bool]] = set()
 
-    def score(self, iteration: int, candidate: Candidate) -> list[float]:
-        """Return a candidate's losses by document, inf where one is not finite."""
-        factors = self.problem.compose(candidate.individual)
-        losses = [self._loss(candidate.individual, factors, d) for d in candidate.documents]
-        mean = perplexity(float(np.mean(losses)))
+    def score(self, iteration: int, candidates: Sequence[Candidate]) -> list[list[Score]]:
+        """Return the scores of candidates by document; a loss that is not finite is inf."""
+        composed = [self.problem.compose(candidate.individual) for candidate in candidates]
+        units = [
+            self.objective.unit(factors, document, candidate.gradient)
+            for candidate, factors in zip(candidates, composed, strict=True)
+            for document in candidate.documents
+        ]
+        found = iter(self.objective.scores(units, self.progress.scored))
+        scores = [list(islice(found, len(candidate.documents))) for candidate in candidates]
+        for candidate, factors, row in zip(candidates, composed, scores, strict=True):
+            self._record(iteration, candidate, factors, row)
+        return scores
+
+    def _record(
+        self, iteration: int, candidate: Candidate, factors: RopeFactors, scores: list[Score]
+    ) -> None:
+        """Count a candidate and write its line."""
+        mean = perplexity(float(np.mean([score.loss for score in scores])))
+        self._spend(candidate)
         self.count += 1
-        self.failed += not math.isfinite(mean)
+        if not math.isfinite(mean):
+            self.failed.add(candidate.individual)
         line = {
             "iteration": iteration,
             "candidate": self.count,
@@ -116,15 +170,22 @@ class _Recorder:
             "perplexity": mean if math.isfinite(mean) else None,
             "scored_tokens": self.scored_tokens,
         }
+        if self.problem.space.attention:
+            line["attention_scale"] = factors.attention_scale
         self.stream.write(json.dumps(line) + "\n")
-        self.progress.update()
-        return losses
 
-    def _loss(self, individual: Individual, factors: RopeFactors, document: int) -> float:
-        if (individual, document) not in self._scored:
-            self._scored.add((individual, document))
-            self.scored_tokens += self.objective.tokens(document)
-        return self.objective.loss(factors, document)
+    def _spend(self, candidate: Candidate) -> None:
+        """Count the tokens of what was not scored before."""
+        asked = {(candidate.individual, d, candidate.gradient) for d in candidate.documents}
+        cost = GRADIENT_COST if candidate.gradient else 1
+        for _, document, _ in asked - self._scored:
+            self.scored_tokens += cost * self.objective.tokens(document)
+        self._scored |= asked
+
+    @property
+    def individuals(self) -> set[Individual]:
+        """All that were scored."""
+        return {individual for individual, _, _ in self._scored}
 
 
 def _with_provenance(
@@ -146,8 +207,8 @@ def _with_provenance(
         **provenance,
         "perplexity": perplexity(found.loss),
         "perplexity_without_start_tokens": objective.perplexity(exported),
-        "num_candidates": recorder.count,
-        "num_failed_candidates": recorder.failed,
+        "num_candidates": len(recorder.individuals),
+        "num_failed_candidates": len(recorder.failed),
         "scored_tokens": recorder.scored_tokens,
     }
     return best.model_copy(update={"provenance": facts})

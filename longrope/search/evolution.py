@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longrope.search.algorithm import Best, Candidate
+from longrope.search.algorithm import Best, Candidate, Loss
 from longrope.search.space import Individual, Space
 
 ATTEMPTS = 200
@@ -43,6 +43,8 @@ class Scored:
     loss: float
     order: int
     individual: Individual
+    losses: tuple[float, ...] = ()
+    """by document"""
 
 
 class Generations:
@@ -62,16 +64,34 @@ class Generations:
         return self.iteration > self.settings.num_iterations
 
     @property
+    def remaining(self) -> int:
+        """Candidates still to be told, if the space has enough that are new."""
+        children = self.settings.num_mutations + self.settings.num_crossovers
+        left = (self.settings.num_iterations + 1 - self.iteration) * children
+        return left + (self.settings.population_size - children) * (self.iteration == 0)
+
+    @property
     def best(self) -> Best:
         """The best individual told so far."""
         return Best(self.parents[0].individual, self.parents[0].loss)
 
-    def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[float]]) -> None:
+    @property
+    def kept(self) -> int:
+        """Candidates and rivals that decide what follows, in a race: the parents to come."""
+        return self.settings.num_parents
+
+    @property
+    def rivals(self) -> list[tuple[float, ...]]:
+        """Losses of the parents by document."""
+        return [parent.losses for parent in self.parents]
+
+    def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[Loss]]) -> None:
         """Take the losses of what `ask` returned; a loss that is not finite ranks last."""
-        for candidate, told in zip(candidates, losses, strict=True):
+        for candidate, row in zip(candidates, losses, strict=True):
+            told = tuple(loss.value for loss in row)
             mean = float(np.mean(told))
             ranked = mean if math.isfinite(mean) else math.inf
-            self.parents.append(Scored(ranked, self._asked, candidate.individual))
+            self.parents.append(Scored(ranked, self._asked, candidate.individual, told))
             self._asked += 1
         self.parents = sorted(self.parents)[: self.settings.num_parents]
         self.iteration += 1
@@ -96,7 +116,11 @@ class Evolution(Generations):
         return self._first_generation() if self.iteration == 0 else self._next_generation()
 
     def _first_generation(self) -> list[Candidate]:
-        """The seeds, then random mutations of them in turn."""
+        """The seeds, then random mutations of them in turn.
+
+        In a restricted space the seeds are alike, so random individuals follow instead, as in LongRoPE2
+        (Shang et al. 2025, arXiv:2502.20082, algorithm 1).
+        """
         chosen = [
             Candidate(individual, f"seed:{name}", self.settings.documents)
             for name, individual in self._seeds.items()
@@ -108,6 +132,12 @@ class Evolution(Generations):
         def mutated(index: int) -> Individual:
             return self._mutation(self._seeds[names[index % len(names)]])
 
+        def drawn(index: int) -> Individual:
+            del index
+            return self.space.draw(self._generator)
+
+        if self.space.restricted:
+            return chosen + self._new(missing, "random", drawn)
         return chosen + self._new(missing, "mutation", mutated)
 
     def _next_generation(self) -> list[Candidate]:

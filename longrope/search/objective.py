@@ -1,32 +1,22 @@
-"""Perplexity of candidate factors on fixed stretches of documents, through the score memory."""
+"""Perplexity of candidate factors on fixed texts, through the score memory."""
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import torch
-from transformers import PreTrainedModel
 
 from longrope.corpora import TokenStore
 from longrope.factors import RopeFactors
 from longrope.memory import ScoreMemory
-from longrope.runtime import Input, Runtime
-from longrope.scoring import token_nlls
+from longrope.runtime import Input
+from longrope.search.needles import plant
+from longrope.search.pools import Pool
+from longrope.search.workers import Score, Text, Unit
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """Tokens begin..end of one document."""
-
-    document: int
-    begin: int
-    end: int
-
-
-def draw_stretches(
-    store: TokenStore, *, length: int, count: int, seed: int, what: str
-) -> list[Stretch]:
+def draw_texts(store: TokenStore, *, length: int, count: int, seed: int, what: str) -> list[Text]:
     """Return `count` random stretches of `length` tokens, from different documents while there are any.
 
     Raises:
@@ -36,78 +26,105 @@ def draw_stretches(
     documents = generator.permutation(store.long_enough(length, what))
     chosen = [int(documents[index % len(documents)]) for index in range(count)]
     begins = [int(generator.integers(0, store.lengths[d] - length + 1)) for d in chosen]
-    return [Stretch(d, b, b + length) for d, b in zip(chosen, begins, strict=True)]
+    return [stretch(store, d, b, b + length) for d, b in zip(chosen, begins, strict=True)]
+
+
+def stretch(store: TokenStore, document: int, begin: int, end: int) -> Text:
+    """Return tokens begin..end of one document, all of which count but the first."""
+    key = {"document": document, "begin": begin, "end": end}
+    return Text(store.document(document, begin, end), key)
 
 
 def objective_on(
-    model: PreTrainedModel,
+    pool: Pool,
     tokens: Input,
     memory: ScoreMemory,
-    runtime: Runtime,
     *,
     length: int,
     count: int,
     seed: int,
     what: str,
+    tokenizer: Input | None = None,
 ) -> "Objective":
-    """Return the objective on stretches of a token store; arguments and errors of `draw_stretches`."""
+    """Return the objective on stretches of a token store; arguments and errors of `draw_texts`.
+
+    With a tokenizer, on the answers to keys planted in the stretches.
+    """
     store = TokenStore(tokens.path)
-    stretches = draw_stretches(store, length=length, count=count, seed=seed, what=what)
-    return Objective(model, store, memory, stretches, runtime.options["chunk_length"])
+    texts = draw_texts(store, length=length, count=count, seed=seed, what=what)
+    if tokenizer is not None:
+        texts = plant(texts, tokenizer.path, seed=seed)
+    return Objective(pool, memory, texts)
+
+
+def _ignore(unit: Unit) -> None:
+    del unit
 
 
 class Objective:
-    """Scores factors on the same stretches; remembers every score."""
+    """Scores factors on the same texts; remembers every score."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        store: TokenStore,
-        memory: ScoreMemory,
-        stretches: Sequence[Stretch],
-        chunk_length: int,
-    ) -> None:
-        self._model = model
-        self._store = store
+    def __init__(self, pool: Pool, memory: ScoreMemory, texts: Sequence[Text]) -> None:
+        self._pool = pool
         self._memory = memory
-        self._stretches = stretches
-        self._chunk_length = chunk_length
+        self._texts = texts
 
     def tokens(self, document: int) -> int:
-        """Return the tokens of one document's stretch."""
-        return self._stretches[document].end - self._stretches[document].begin
+        """Return the tokens of one document's text."""
+        return len(self._texts[document].tokens)
 
-    def loss(self, factors: RopeFactors, document: int) -> float:
-        """Return nats per predicted token of one document; inf if it is not finite."""
-        mean = self._nll(factors, self._stretches[document]) / (self.tokens(document) - 1)
-        return mean if math.isfinite(mean) else math.inf
+    def unit(self, factors: RopeFactors, document: int, gradient: bool = False) -> Unit:
+        """Return the unit that scores factors on one document."""
+        return Unit(factors, self._texts[document], gradient)
+
+    def scores(self, units: Sequence[Unit], done: Callable[[Unit], None] = _ignore) -> list[Score]:
+        """Return the scores of units; `done` is told of each when its score is known and remembered."""
+        names = [json.dumps(_key(unit), sort_keys=True) for unit in units]
+        distinct = dict(zip(names, units, strict=True))
+        found: dict[str, Score] = {}
+        for name, unit in distinct.items():
+            if (score := self._remembered(unit)) is not None:
+                found[name] = score
+                done(unit)
+        missing = [name for name in distinct if name not in found]
+        for position, score in self._pool.scores([distinct[name] for name in missing]):
+            name = missing[position]
+            found[name] = score
+            self._remember(distinct[name], score)
+            done(distinct[name])
+        return [found[name] for name in names]
+
+    def perplexities(self, candidates: Sequence[RopeFactors]) -> list[float]:
+        """Return exp(mean of the documents' losses) of each; inf where it is not finite."""
+        documents = range(len(self._texts))
+        units = [self.unit(factors, document) for factors in candidates for document in documents]
+        losses = [score.loss for score in self.scores(units)]
+        rows = np.reshape(losses, (len(candidates), len(documents)))
+        return [perplexity(float(np.mean(row))) for row in rows]
 
     def perplexity(self, factors: RopeFactors) -> float:
-        """Return exp(mean loss) over all documents, which are of one length; inf if not finite."""
-        losses = [self.loss(factors, document) for document in range(len(self._stretches))]
-        return perplexity(float(np.mean(losses)))
+        """Return exp(mean of the documents' losses); inf if it is not finite."""
+        return self.perplexities([factors])[0]
 
-    def _nll(self, factors: RopeFactors, stretch: Stretch) -> float:
-        key = {
-            "document": stretch.document,
-            "begin": stretch.begin,
-            "end": stretch.end,
-            **factors.identity(),
-        }
-        known = self._memory.get(key)
+    def _remembered(self, unit: Unit) -> Score | None:
+        known = self._memory.get(_key(unit))
         if known is None:
-            tokens = self._store.document(stretch.document, stretch.begin, stretch.end)
-            nlls = token_nlls(
-                self._model,
-                torch.from_numpy(tokens),
-                factors=factors,
-                chunk_length=self._chunk_length,
-            )
-            # A NaN is remembered as text: JSON has none, and scoring it again would not help.
-            total = float(nlls.astype(np.float64).sum())
-            known = total if math.isfinite(total) else "nan"
-            self._memory.put(key, known)
-        return float(known)
+            return None
+        nll, *slopes = known if unit.gradient else [known]
+        gradient = tuple(map(float, slopes)) if unit.gradient else None
+        return Score(float(nll), unit.text.num_scored, gradient)
+
+    def _remember(self, unit: Unit, score: Score) -> None:
+        # A NaN is remembered as text: JSON has none, and scoring it again would not help.
+        numbers = [score.nll, *(score.gradient or ())]
+        written = [number if math.isfinite(number) else "nan" for number in numbers]
+        self._memory.put(_key(unit), written if unit.gradient else written[0])
+
+
+def _key(unit: Unit) -> Mapping[str, Any]:
+    """Return what a unit's score is remembered under."""
+    wanted = {"gradient": True} if unit.gradient else {}
+    return {**unit.text.key, **unit.factors.identity(), **wanted}
 
 
 def perplexity(loss: float) -> float:

@@ -89,6 +89,11 @@ class Config(Settings):
                 yield f"extension.{index}.search.documents", step.search.documents
             if step.finetune:
                 yield f"extension.{index}.finetune.documents", step.finetune.documents
+                mixed = step.finetune.mixed_window
+                if mixed and mixed.documents:
+                    yield f"extension.{index}.finetune.mixed_window.documents", mixed.documents
+                if watch := step.finetune.watch:
+                    yield f"extension.{index}.finetune.watch.documents", watch.documents
         if self.search_study:
             yield "search_study.held_out", self.search_study.held_out
             for name, search in self.search_study.algorithms.items():

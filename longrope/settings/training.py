@@ -1,10 +1,121 @@
-"""Fine-tuning under searched factors."""
+"""Fine-tuning under searched factors, and how it is spread over processes."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from longrope.errors import UserError
 from longrope.settings.common import Fraction, Settings, SplitRef, Tokens
+
+
+class ParallelSettings(Settings):
+    """How fine-tuning is spread over processes and memory; all of it changes results by rounding only."""
+
+    zero_stage: Literal[0, 2, 3] = Field(
+        3,
+        description="what DeepSpeed divides among several processes: 0 nothing, 2 gradients and "
+        "optimizer, 3 the weights too",
+    )
+    offload: Literal["none", "optimizer", "all"] = Field(
+        "none", description="what DeepSpeed keeps in main memory; all is optimizer and weights"
+    )
+    sequence_parallel: int | None = Field(
+        None, gt=0, description="processes that share a row; all of the job's if null"
+    )
+    tile_length: Tokens | None = Field(
+        None, description="tokens whose logits are there at once; all if null"
+    )
+    tiled_mlp: bool = Field(False, description="whether tile_length bounds MLPs too")
+    offload_activations: bool = Field(
+        False, description="whether what checkpointing keeps of a layer waits in main memory"
+    )
+    tensorboard: bool = Field(
+        False,
+        description="whether curves are also written for TensorBoard, to results/.tensorboard",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.offload == "all" and self.zero_stage != 3:
+            raise ValueError("offload: all needs zero_stage 3, which alone divides the weights")
+        if self.offload == "optimizer" and self.zero_stage == 0:
+            raise ValueError("offload: optimizer needs zero_stage 2 or 3")
+        if (self.sequence_parallel or 1) > 1 and self.zero_stage == 0:
+            raise ValueError("sequence_parallel above 1 needs zero_stage 2 or 3")
+        if self.tiled_mlp and self.tile_length is None:
+            raise ValueError("tiled_mlp needs tile_length, the tokens of a tile")
+        return self
+
+    def group_size(self, world_size: int) -> int:
+        """Return how many of the job's processes share a row."""
+        return self.sequence_parallel or (world_size if self.zero_stage else 1)
+
+
+def check_division(size: int, text_length: int, told: Mapping[str, Any]) -> None:
+    """Refuse a length or a model that cannot be divided among the processes that share a row.
+
+    Args:
+        size: processes that share a row.
+        text_length: tokens per row.
+        told: words of the model's config.json; heads that it does not tell are not checked.
+
+    Raises:
+        UserError: naming what does not divide.
+    """
+    counts = {
+        "text length": text_length,
+        "query heads": told.get("num_attention_heads"),
+        "key-value heads": told.get("num_key_value_heads"),
+    }
+    for name, count in counts.items():
+        if count is not None and count % size:
+            raise UserError(
+                f"{size} processes share a row, which must divide the {count} {name}; set "
+                "finetune.parallel.sequence_parallel to a divisor of it."
+            )
+
+
+class MixedWindowSettings(Settings):
+    """Rows of short pieces under the original embedding, between the long ones."""
+
+    short_fraction: float = Field(
+        gt=0, lt=1, description="fraction of rows that are of short pieces"
+    )
+    documents: SplitRef | None = Field(
+        None, description="documents that pieces are cut from; those of the long rows if null"
+    )
+
+
+class WatchSettings(Settings):
+    """Perplexity of held-out documents while training; it changes no weight and is in no digest."""
+
+    documents: SplitRef = Field(description="held-out documents; the first of the target length")
+    every_steps: int = Field(50, gt=0, description="steps between two looks")
+    num_documents: int = Field(2, gt=0, description="documents that are scored at each look")
+
+
+def check_watch(parallel: ParallelSettings, processes: int) -> None:
+    """Refuse to score a model whose weights are not whole in each process.
+
+    Raises:
+        UserError: if DeepSpeed divides or moves them.
+    """
+    if parallel.zero_stage == 3 and (processes > 1 or parallel.offload != "none"):
+        raise UserError(
+            "finetune.watch needs whole weights in each process, and with finetune.parallel.zero_stage 3 no "
+            "process has them; set zero_stage to 2 (or 0 on one GPU), or finetune.watch to null."
+        )
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters, merged into the weights at the end."""
+
+    rank: int = Field(8, gt=0, description="of the adapters")
+    alpha: float = Field(16.0, gt=0, description="an adapter counts alpha / rank times")
+    norms_and_embeddings: bool = Field(
+        True, description="whether norms and embeddings are trained too, all of them (LongLoRA)"
+    )
 
 
 class FinetuneSettings(Settings):
@@ -27,3 +138,48 @@ class FinetuneSettings(Settings):
     adam_betas: tuple[Fraction, Fraction] = Field((0.9, 0.95), description="AdamW betas")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="training precision")
     checkpoint_steps: int = Field(50, gt=0, description="steps between resumable checkpoints")
+    mixed_window: MixedWindowSettings | None = Field(
+        None,
+        description="train the original embedding too, on pieces of the original length (LongRoPE2)",
+    )
+    position_skipping: bool = Field(
+        False,
+        description="let positions jump once in each row, so that rows of text_length reach the target "
+        "length (PoSE)",
+    )
+    lora: LoraSettings | None = Field(
+        None, description="train low-rank adapters instead of all weights; unlike the paper"
+    )
+    watch: WatchSettings | None = Field(
+        None, description="measure perplexity of held-out documents while training"
+    )
+    parallel: ParallelSettings = Field(
+        ParallelSettings.model_validate({}),
+        description="processes and memory; speed, not results",
+    )
+
+
+def check_rows(
+    finetune: FinetuneSettings, text_length: int, original_length: int, target_length: int
+) -> None:
+    """Refuse rows whose lengths do not go with the way they are made.
+
+    Args:
+        finetune: how rows are made.
+        text_length: tokens per row.
+        original_length: context window of the pretrained model, tokens.
+        target_length: context window that is trained for, tokens.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if finetune.mixed_window is not None and text_length % original_length:
+        raise UserError(
+            f"finetune.mixed_window cuts rows into pieces of model.original_length {original_length}, which "
+            f"must divide the {text_length} tokens of a row; set finetune.text_length to a multiple of it."
+        )
+    if finetune.position_skipping and text_length >= target_length:
+        raise UserError(
+            f"finetune.position_skipping is for rows shorter than the target length {target_length}, got "
+            f"{text_length} tokens; set finetune.text_length below it or position_skipping false."
+        )

@@ -15,13 +15,17 @@ from longrope.factors import FactorTable, RopeFactors
 from longrope.methods import Geometry, closed_form
 from longrope.models import geometry
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import load_for_scoring
+from longrope.scored import load_for_scoring, model_folder
 from longrope.subject import Subject
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
     """Evaluate and write the rows."""
-    model = load_for_scoring(settings, inputs["model"])
+    model = load_for_scoring(
+        model_folder(inputs["model"]),
+        dtype=settings["dtype"],
+        full_attention=settings["full_attention"],
+    )
     shape = geometry(model, settings["original_length"])
     subject = Subject(
         model=model, geometry=shape, method=settings["method"], table=_table(inputs, shape)

@@ -3,28 +3,42 @@
 Consumes  model      the base model, or the one tuned in the step before
           factors    node with the factors.json to train under
           tokens     token store of training documents
+          short_tokens  with mixed windows: token store of the documents that pieces are cut from
           tokenizer  the base model's folder
+          watched    if watched: token store of held-out documents
 Produces  model/        safetensors, plain RoPE in its config: it needs the factors beside it
           factors.json  the factors it was tuned under
           log.jsonl     loss, learning rate and gradient norm of every step
-A killed run resumes from its last checkpoint and ends with the same weights.
+          measured.jsonl  speed and memory of every step since the last start: no run repeats them
+          watched.jsonl  if watched: perplexity of the held-out documents at two lengths, before, while, after
+Under torchrun all processes train and the first writes. A killed run resumes from its last checkpoint and
+ends with the same weights.
 """
 
+import importlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from longrope.adapters import add_adapters, merged, remove_adapters
 from longrope.corpora import TokenStore
 from longrope.factors import RopeFactors
 from longrope.models import geometry, load_model
 from longrope.rotary import install
 from longrope.runtime import Inputs, Runtime, Settings
 from longrope.scored import model_folder
+from longrope.settings.training import ParallelSettings, check_watch
 from longrope.tokenizers import load_encoder
-from longrope.training import Chunks, Mix, train
+from longrope.training import Trained, train
+from longrope.training_data import Chunks, Mix, Mixed, Skipped
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
@@ -35,23 +49,107 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
         model_folder(inputs["model"]), dtype="float32", full_attention=settings["full_attention"]
     )
     install(model, geometry(model, factors.original_length)).use(factors)
-    log = train(
+    lora = settings.get("lora")
+    if lora is not None:
+        add_adapters(model, lora, seed=settings["seed"])
+    parallel = ParallelSettings.model_validate(runtime.options.get("parallel", {}))
+    watch = _watch(settings, inputs, factors, runtime, parallel)
+    trained = train(
         model,
-        _rows(settings, inputs, model),
+        _rows(settings, inputs, model, factors),
         settings,
-        work=out / "_checkpoints",
+        work=out,
         micro_batch_size=runtime.options["micro_batch_size"],
+        parallel=parallel,
+        curves=runtime.store / ".tensorboard" / out.name if parallel.tensorboard else None,
+        watch=watch,
     )
-    model.save_pretrained(out / "model")
+    if int(os.environ.get("RANK", "0")) == 0:
+        weights = trained.weights
+        if lora is not None:
+            weights = merged(model.state_dict() if weights is None else weights, lora)
+            remove_adapters(model)
+        _write(model, replace(trained, weights=weights), factors, inputs["tokenizer"].path, out)
+        if watch is not None:
+            _write_lines(out / "watched.jsonl", watch.found)
+
+
+def _watch(
+    settings: Settings,
+    inputs: Inputs,
+    factors: RopeFactors,
+    runtime: Runtime,
+    parallel: ParallelSettings,
+) -> Any:
+    """Return a `longrope.watching.Watch`, or None."""
+    chosen = runtime.options.get("watch")
+    if chosen is None:
+        return None
+    check_watch(parallel, int(os.environ.get("WORLD_SIZE", "1")))
+    # By name: what only looks at a model is no part of its digest.
+    watching = importlib.import_module("longrope.watching")
+    return watching.Watch(
+        TokenStore(inputs["watched"].path),
+        factors,
+        chunk_length=runtime.options["chunk_length"],
+        dtype=settings["dtype"],
+        **chosen,
+    )
+
+
+def _write(
+    model: PreTrainedModel, trained: Trained, factors: RopeFactors, tokenizer: Path, out: Path
+) -> None:
+    """Write what the stage produces; the weights may lie beside the model that they are of."""
+    model.save_pretrained(out / "model", state_dict=trained.weights)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        source = inputs["tokenizer"].path / name
+        source = tokenizer / name
         if source.is_file():
             shutil.copy(source, out / "model" / name)
     factors.save(out / "factors.json")
-    (out / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
+    for name, entries in (("log", trained.log), ("measured", trained.measured)):
+        _write_lines(out / f"{name}.jsonl", entries)
 
 
-def _rows(settings: Settings, inputs: Inputs, model: PreTrainedModel) -> Chunks:
+def _write_lines(path: Path, entries: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in entries))
+
+
+def _rows(
+    settings: Settings, inputs: Inputs, model: PreTrainedModel, factors: RopeFactors
+) -> Dataset[dict[str, Tensor]]:
+    """Return the rows of the run: text and passkeys, with skipped positions or between short pieces."""
+    seed, num_rows = settings["seed"], settings["num_steps"] * settings["batch_size"]
+    rows: Dataset[dict[str, Tensor]] = _chunks(
+        settings, inputs, model, "tokens", length=settings["text_length"], num_rows=num_rows
+    )
+    if settings.get("position_skipping"):
+        rows = Skipped(rows, factors.target_length, seed)
+    mixed = settings.get("mixed_window")
+    if mixed is None:
+        return rows
+    window = factors.original_length
+    pieces = _chunks(
+        {**settings, "passkey_fraction": 0.0},
+        inputs,
+        model,
+        "short_tokens",
+        length=window,
+        num_rows=num_rows * (settings["text_length"] // window),
+    )
+    return Mixed(rows, pieces, mixed["short_fraction"], seed)
+
+
+def _chunks(
+    settings: Settings,
+    inputs: Inputs,
+    model: PreTrainedModel,
+    role: str,
+    *,
+    length: int,
+    num_rows: int,
+) -> Chunks:
+    """Return chunks of so many tokens of the documents in a role."""
     encoder = load_encoder(inputs["tokenizer"].path)
 
     def encode(text: str) -> Sequence[int]:
@@ -60,14 +158,14 @@ def _rows(settings: Settings, inputs: Inputs, model: PreTrainedModel) -> Chunks:
     end = _one(model.config.eos_token_id)
     begin = model.config.bos_token_id
     mix = Mix(
-        text_length=settings["text_length"],
-        num_rows=settings["num_steps"] * settings["batch_size"],
+        text_length=length,
+        num_rows=num_rows,
         passkey_fraction=settings["passkey_fraction"],
         begin_token=end if begin is None else begin,
         end_token=end,
         seed=settings["seed"],
     )
-    return Chunks(TokenStore(inputs["tokens"].path), encode, mix)
+    return Chunks(TokenStore(inputs[role].path), encode, mix)
 
 
 def _one(token: int | list[int]) -> int:

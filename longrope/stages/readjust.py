@@ -2,6 +2,7 @@
 
 Consumes  model      the tuned model with the factors it was tuned under
           tokens     token store of validation documents
+          tokenizer  under the objective `needle`: of the model, to plant keys
           factors-i  nodes that hold factors.json for the long lengths
 Produces  factor_table.json         entries by length, see factors.FactorTable
           history-{length}.jsonl    one line per candidate
@@ -13,48 +14,71 @@ from pathlib import Path
 import numpy as np
 
 from longrope.factors import FactorTable, RopeFactors
-from longrope.methods import Geometry
-from longrope.models import geometry
+from longrope.methods import Geometry, closed_form
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import load_for_scoring, score_memory
-from longrope.search.algorithms import ALGORITHMS
+from longrope.scored import score_memory, scored_geometry
+from longrope.search.algorithms import make
 from longrope.search.driver import Problem, closed_form_seeds, search, space_for
 from longrope.search.objective import Objective, objective_on
+from longrope.search.pools import Pool, open_pool
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
     """Search every short length and write the table."""
-    model = load_for_scoring(settings, inputs["model"])
-    shape = geometry(model, settings["original_length"])
+    shape = scored_geometry(settings, inputs["model"])
     tuned = RopeFactors.read(inputs["model"].path / "factors.json")
-    memory = score_memory(inputs["model"], inputs["tokens"], settings["dtype"], runtime)
     entries = [
         RopeFactors.read(source.path / "factors.json")
         for role, source in inputs.items()
         if role.startswith("factors-")
     ]
-    for length in settings["lengths"]:
-        objective = objective_on(
-            model,
-            inputs["tokens"],
-            memory,
-            runtime,
-            length=length,
-            count=settings["num_documents"],
-            seed=settings["seed"],
-            what=f"readjustment documents for length {length}",
-        )
-        problem = _problem(settings, shape, tuned, length)
-        scale = max(1.0, length / settings["original_length"])
-        algorithm = ALGORITHMS[settings["algorithm"]](
-            problem.space, shape, scale, problem.seeds, settings
-        )
-        provenance = {name: settings[name] for name in ("model", "algorithm", "seed")}
-        history = out / f"history-{length}.jsonl"
-        best = search(problem, algorithm, objective, history, provenance)
-        entries.append(with_best_attention_scale(best, objective, settings["num_attention_scales"]))
+    with open_pool(settings, inputs["model"], runtime) as pool:
+        for length in settings["lengths"]:
+            objective = _objective(settings, inputs, runtime, pool, length)
+            problem = _problem(settings, shape, tuned, length)
+            entries.append(_searched(settings, problem, objective, out))
     table = FactorTable(entries=tuple(sorted(entries, key=lambda entry: entry.target_length)))
     table.save(out / "factor_table.json")
+
+
+def _objective(
+    settings: Settings, inputs: Inputs, runtime: Runtime, pool: Pool, length: int
+) -> Objective:
+    return objective_on(
+        pool,
+        inputs["tokens"],
+        score_memory(inputs["model"], inputs["tokens"], settings["dtype"], runtime),
+        length=length,
+        count=settings["num_documents"],
+        seed=settings["seed"],
+        what=f"readjustment documents for length {length}",
+        tokenizer=inputs["tokenizer"] if settings.get("objective") == "needle" else None,
+    )
+
+
+def _searched(settings: Settings, problem: Problem, objective: Objective, out: Path) -> RopeFactors:
+    """Return the entry of one length."""
+    provenance = {name: settings[name] for name in ("model", "algorithm", "seed")}
+    history = out / f"history-{problem.target_length}.jsonl"
+    best = search(problem, make(problem, settings), objective, history, provenance)
+    best = with_best_attention_scale(best, objective, settings["num_attention_scales"])
+    if problem.target_length > problem.geometry.original_length:
+        return best
+    return or_pretrained(best, problem.geometry, objective)
+
+
+def or_pretrained(factors: RopeFactors, geometry: Geometry, objective: Objective) -> RopeFactors:
+    """Return the pretrained embedding if it is at least as good as some factors within the window.
+
+    A search under the attention scale of the tuning may pass it over, and a model trained with mixed windows
+    is best under it.
+    """
+    pretrained = closed_form("none", geometry, factors.target_length)
+    own, other = objective.perplexities([factors, pretrained])
+    if other > own:
+        return factors
+    told = factors.provenance | {"perplexity": other}
+    return pretrained.model_copy(update={"method": factors.method, "provenance": told})
 
 
 def with_best_attention_scale(
@@ -66,26 +90,31 @@ def with_best_attention_scale(
     """
     scales = np.linspace(factors.attention_scale, 1.0, num_scales).tolist()
     tried = [factors.model_copy(update={"attention_scale": scale}) for scale in scales]
-    best = min(tried, key=objective.perplexity)
-    facts = {"perplexity": objective.perplexity(best), "num_attention_scales": num_scales}
+    perplexities = objective.perplexities(tried)
+    found = min(range(num_scales), key=perplexities.__getitem__)
+    facts = {"perplexity": perplexities[found], "num_attention_scales": num_scales}
+    best = tried[found]
     return best.model_copy(update={"provenance": factors.provenance | facts})
 
 
 def _problem(settings: Settings, shape: Geometry, tuned: RopeFactors, length: int) -> Problem:
     """Return the search of one short length: no composition, bound by the tuned scale.
 
-    The search is under the attention scale of the tuning. Seeds are the closed forms at this length
-    and the tuned factors.
+    The search is under the attention scale of the tuning, or starts there. Seeds are the closed forms at
+    this length and the tuned factors. Under a critical dimension the lower bound is this length's scale.
     """
-    space = space_for(shape, settings, tuned.scale)
     scale = max(1.0, length / settings["original_length"])
+    space = space_for(
+        shape, settings, tuned.scale, least=scale, attention_scale=tuned.attention_scale
+    )
     seeds = closed_form_seeds(space, shape, scale)
     seeds["tuned"] = space.nearest(tuned.factors, tuned.num_start_tokens)
     return Problem(
         space=space,
+        geometry=shape,
         base=(1.0,) * shape.num_pairs,
         seeds=seeds,
         attention_scale=tuned.attention_scale,
-        original_length=settings["original_length"],
+        source_length=settings["original_length"],
         target_length=length,
     )

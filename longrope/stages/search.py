@@ -1,8 +1,9 @@
 """Search one factor per rotary pair, and the start tokens, for one target length.
 
-Consumes  model     the base model, or a tuned one whose factors the found ones multiply
-          tokens    token store of validation documents
-          held_out  in a study: token store of documents the search does not see
+Consumes  model      the base model, or a tuned one whose factors the found ones multiply
+          tokens     token store of validation documents
+          tokenizer  under the objective `needle`: of the model, to plant keys
+          held_out   in a study: token store of documents the search does not see
 Produces  factors.json    best factors: values, start tokens, attention scale, lengths, provenance
           history.jsonl   one line per candidate, in order of scoring
 A killed search starts over from the score memory: it scores nothing twice and ends with the same bytes.
@@ -10,16 +11,14 @@ A killed search starts over from the score memory: it scores nothing twice and e
 
 from pathlib import Path
 
-from transformers import PreTrainedModel
-
 from longrope.factors import RopeFactors
 from longrope.methods import Geometry, attention_scale
-from longrope.models import geometry
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import load_for_scoring, score_memory
-from longrope.search.algorithms import ALGORITHMS
+from longrope.scored import score_memory, scored_geometry
+from longrope.search.algorithms import make
 from longrope.search.driver import Problem, closed_form_seeds, search, space_for
 from longrope.search.objective import Objective, objective_on
+from longrope.search.pools import Pool, open_pool
 
 HELD_OUT_SEED = 0
 """draws the same held-out documents for every search of a study"""
@@ -27,18 +26,16 @@ HELD_OUT_SEED = 0
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
     """Search factors and write them with the history of all candidates."""
-    model = load_for_scoring(settings, inputs["model"])
-    shape = geometry(model, settings["original_length"])
+    shape = scored_geometry(settings, inputs["model"])
     problem = _problem(settings, inputs, shape)
-    scale = settings["target_length"] / settings["source_length"]
-    algorithm = ALGORITHMS[settings["algorithm"]](
-        problem.space, shape, scale, problem.seeds, settings
-    )
-    objective = _objective(settings, inputs, runtime, model)
-    provenance = {name: settings[name] for name in ("model", "algorithm", "seed", "num_documents")}
-    best = search(problem, algorithm, objective, out / "history.jsonl", provenance)
-    if "held_out" in inputs:
-        best = _with_held_out(best, settings, inputs, runtime, model)
+    algorithm = make(problem, settings)
+    named = ("model", "algorithm", "seed", "num_documents", "objective")
+    provenance = {name: settings[name] for name in named if name in settings}
+    with open_pool(settings, inputs["model"], runtime) as pool:
+        objective = _objective(settings, inputs, runtime, pool)
+        best = search(problem, algorithm, objective, out / "history.jsonl", provenance)
+        if "held_out" in inputs:
+            best = _with_held_out(best, settings, inputs, runtime, pool)
     best.save(out / "factors.json")
 
 
@@ -47,15 +44,14 @@ def _with_held_out(
     settings: Settings,
     inputs: Inputs,
     runtime: Runtime,
-    model: PreTrainedModel,
+    pool: Pool,
 ) -> RopeFactors:
     """Return factors with their perplexity on documents that no search sees, the same for all seeds."""
     tokens = inputs["held_out"]
     objective = objective_on(
-        model,
+        pool,
         tokens,
         score_memory(inputs["model"], tokens, settings["dtype"], runtime),
-        runtime,
         length=settings["target_length"],
         count=settings["num_held_out"],
         seed=HELD_OUT_SEED,
@@ -70,30 +66,30 @@ def _problem(settings: Settings, inputs: Inputs, shape: Geometry) -> Problem:
     original = settings["original_length"]
     tuned = source > original
     base = RopeFactors.read(inputs["model"].path / "factors.json").factors if tuned else None
-    space = space_for(shape, settings, target / source)
+    rule = attention_scale(
+        settings["attention_scale"], scale=target / original, original_length=original
+    )
+    space = space_for(shape, settings, target / source, attention_scale=rule)
     return Problem(
         space=space,
+        geometry=shape,
         base=base or (1.0,) * shape.num_pairs,
         seeds=closed_form_seeds(space, shape, target / source),
-        attention_scale=attention_scale(
-            settings["attention_scale"], scale=target / original, original_length=original
-        ),
-        original_length=original,
+        attention_scale=rule,
+        source_length=source,
         target_length=target,
     )
 
 
-def _objective(
-    settings: Settings, inputs: Inputs, runtime: Runtime, model: PreTrainedModel
-) -> Objective:
+def _objective(settings: Settings, inputs: Inputs, runtime: Runtime, pool: Pool) -> Objective:
     tokens = inputs["tokens"]
     return objective_on(
-        model,
+        pool,
         tokens,
         score_memory(inputs["model"], tokens, settings["dtype"], runtime),
-        runtime,
         length=settings["target_length"],
         count=settings["num_documents"],
         seed=settings["seed"],
         what=f"search documents for target length {settings['target_length']}",
+        tokenizer=inputs["tokenizer"] if settings.get("objective") == "needle" else None,
     )

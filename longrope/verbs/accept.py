@@ -10,7 +10,7 @@ from longrope.nodes import KINDS
 from longrope.standing import survey
 from longrope.store import accepted
 from longrope.store.code import PACKAGE, CodeIndex
-from longrope.verbs.common import add_store, planned
+from longrope.verbs.common import SCORING, add_store, planned
 
 
 def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -35,7 +35,7 @@ def known_code() -> dict[str, list[str]]:
     for path in sorted((PACKAGE / "tasks").glob("[a-z]*.py")):
         modules = ["longrope.stages.evaluate", f"longrope.tasks.{path.stem}"]
         code[f"evaluate.{path.stem}"] = modules
-    return code | {"scoring": ["longrope.scoring"]}
+    return code | {"scoring": SCORING}
 
 
 def _accept(options: argparse.Namespace) -> None:

@@ -12,6 +12,8 @@ from longrope.plan import build
 from longrope.store.files import RawFiles
 
 STORE = Path("results")
+SCORING = ["longrope.scoring", "longrope.search.backward"]
+"""modules that remembered scores, and gradients, depend on"""
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:

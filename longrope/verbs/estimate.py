@@ -18,7 +18,7 @@ GIB = 2**30
 NOTES = {
     "bound": "an upper bound: every prompt as long as max_length",
     "memory": "does not fit this machine",
-    "sharded": "needs training sharded over GPUs, which longrope cannot do yet",
+    "sharded": "trained by several GPUs together, see docs/training.md",
     "unknown": "documents are scored whole; set max_tokens to know",
 }
 

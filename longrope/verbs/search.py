@@ -10,7 +10,7 @@ from longrope.errors import UserError
 from longrope.plan import build
 from longrope.store.files import RawFiles
 from longrope.verbs.common import add_store
-from longrope.verbs.run import PACKAGES, compute, prepare
+from longrope.verbs.run import PACKAGES, add_workers, compute, prepare
 
 
 def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -20,11 +20,11 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb.add_argument("texts", nargs="+", help="long documents: .txt, .jsonl or .parquet files")
     verb.add_argument("--target-length", type=int, required=True, help="window to search for")
     verb.add_argument("--original-length", type=int, help="window of the model; from its config")
-    verb.add_argument("--algorithm", default="cma", help="search.algorithm of a configuration")
+    verb.add_argument("--algorithm", default="auto", help="search.algorithm of a configuration")
     verb.add_argument("--num-documents", type=int, default=5, help="documents to score on")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--dtype", default="float32", help="float32 or bfloat16")
-    verb.add_argument("--threads", type=int, default=1, help="of arithmetic")
+    add_workers(verb)
     add_store(verb)
     verb.set_defaults(verb=_search, packages=PACKAGES)
 

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -45,6 +46,10 @@ MARKERS = {
     "longrope": "P",
 }
 TUNED_MARKER = "*"
+MARKS = "osD^vP*X"
+"""Of the algorithms of a study, in the order of their names."""
+SEEN = 1.3
+"""Candidates this many times worse than the best are cut off, or the descent would not be seen."""
 SIZE = (4.0, 3.2)
 """Inches, of one panel."""
 ENTRY_WIDTH = 1.9
@@ -124,6 +129,14 @@ def length_axis(axes: Axes, lengths: Sequence[int]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(length_label))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("length (tokens)")
+
+
+def cut_far_above(axes: Axes, perplexities: "pd.Series[float]") -> None:
+    """End an axis of perplexity where candidates are far worse than the best."""
+    best, worst = perplexities.min(), perplexities.max()
+    if best < worst:
+        margin = 0.02 * (min(worst, SEEN * best) - best)
+        axes.set_ylim(best - margin, min(worst, SEEN * best) + margin)
 
 
 def plain_log_ticks(axis: Axis) -> None:

@@ -10,9 +10,6 @@ from matplotlib.ticker import MaxNLocator
 from longrope.reporting import convergence_table
 from longrope.results import model_note, read_plan, store_of
 
-SEEN = 1.3
-"""Candidates this many times worse than the best are cut off, or the descent would not be seen."""
-
 
 def draw(table: pd.DataFrame, *, note: str = "") -> Figure:
     """Return the figure of a convergence table, one panel per search."""
@@ -38,10 +35,7 @@ def draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
         label="best so far",
     )
     draw_seeds(axes, rows)
-    best, worst = rows["perplexity"].min(), rows["perplexity"].max()
-    if best < worst:
-        margin = 0.02 * (min(worst, SEEN * best) - best)
-        axes.set_ylim(best - margin, min(worst, SEEN * best) + margin)
+    figures.cut_far_above(axes, rows["perplexity"])
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("scored tokens (millions)")
 

@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 from longrope.reporting import read_table
 from longrope.results import model_note, read_plan
 
-MARKS = "osD^vP*X"
-
 
 def draw(table: pd.DataFrame, *, note: str = "") -> Figure:
     """Return the figure of a search table, one panel per length."""
@@ -32,7 +30,7 @@ def draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
             *middle,
             xerr=[[middle[0][0] - tokens.min()], [tokens.max() - middle[0][0]]],
             yerr=[[middle[1][0] - losses.min()], [losses.max() - middle[1][0]]],
-            fmt=MARKS[index % len(MARKS)],
+            fmt=figures.MARKS[index % len(figures.MARKS)],
             capsize=3,
             label=f"{name} ({len(found)} seeds)",
         )

@@ -1,0 +1,99 @@
+"""Descent along the gradient of the loss by the log factors, on knots, one document a step.
+
+Steps are Adam's (Kingma and Ba 2015, arXiv:1412.6980), shrunk linearly, because the gradient of one
+document is noisy.
+"""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from longrope.search.algorithm import Candidate
+from longrope.search.cma import Evolving
+from longrope.search.curves import Knots, Vector
+from longrope.search.script import Rows, Script
+from longrope.search.space import Individual, Space
+
+LAST_STEP = 0.1
+"""the last step's size over the first one's"""
+
+
+@dataclass
+class Adam:
+    """Adam's memory of the gradient, with the rates of its averages; K variables."""
+
+    num_variables: int
+    first_rate: float = 0.8
+    second_rate: float = 0.95
+    _count: int = 0
+    _first: Vector = field(init=False)
+    _second: Vector = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._first = np.zeros(self.num_variables)
+        self._second = np.zeros(self.num_variables)
+
+    def direction(self, gradient: Vector) -> Vector:
+        """Return the step against a gradient of shape (K,), about 1 in every variable."""
+        self._count += 1
+        self._first += (1 - self.first_rate) * (gradient - self._first)
+        self._second += (1 - self.second_rate) * (gradient**2 - self._second)
+        mean = self._first / (1 - self.first_rate**self._count)
+        square = self._second / (1 - self.second_rate**self._count)
+        return np.asarray(-mean / (np.sqrt(square) + 1e-8))
+
+
+class Gradient(Evolving):
+    """Knots that bend the best closed form, moved by the gradient."""
+
+    def __init__(
+        self,
+        space: Space,
+        seeds: Mapping[str, Individual],
+        *,
+        num_steps: int,
+        step: float,
+        num_knots: int,
+        batch_documents: int,
+        num_documents: int,
+        seed: int,
+    ) -> None:
+        self.batch_documents = batch_documents
+        self._num_steps = num_steps
+        self._step = step
+        self._num_knots = num_knots
+        self.num_candidates = len(seeds) + num_steps + len(space.start_tokens) + 4
+        super().__init__(space, seeds, num_documents, seed)
+
+    def _script(self) -> Script:
+        start = (yield from self.closed_forms(self.batch_documents)).individual
+        knots = Knots(np.log(self.space.factors(start)), self._num_knots)
+        path = yield from self._descend(knots, start.num_start_tokens)
+        average, last = self.ends(knots, path, start.num_start_tokens)
+        found = [("average", average), ("last", last)]
+        return (yield from self.finish(found, start))
+
+    def _descend(
+        self, knots: Knots, num_start_tokens: int
+    ) -> Generator[list[Candidate], Rows, list[Vector]]:
+        """Return the points that were passed."""
+        adam = Adam(knots.num_variables)
+        point = np.zeros(knots.num_variables)
+        path: list[Vector] = []
+        for number in range(self._num_steps):
+            slope = yield from self._slope(knots, point, num_start_tokens)
+            shrunk = 1 - (1 - LAST_STEP) * number / self._num_steps
+            point = point + self._step * shrunk * adam.direction(slope)
+            path.append(point)
+        return path
+
+    def _slope(
+        self, knots: Knots, point: Vector, num_start_tokens: int
+    ) -> Generator[list[Candidate], Rows, Vector]:
+        """Return the loss's derivatives by the variables, shape (K,); 0 where it is not finite."""
+        individual = self.on(knots, point, num_start_tokens)
+        drawn = self.draw(self.batch_documents)
+        (row,) = yield [Candidate(individual, "gradient", drawn, gradient=True)]
+        by_pair = np.mean([loss.gradient or () for loss in row], axis=0)
+        return np.asarray(knots.basis.T @ np.nan_to_num(by_pair, posinf=0.0, neginf=0.0))

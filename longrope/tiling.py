@@ -1,0 +1,107 @@
+"""Losses and MLPs of a long row tile by tile, and what checkpointing keeps moved to main memory.
+
+A tile is a stretch of tokens. Its logits, or the inner values of its MLP, are computed in the forward pass,
+forgotten, and computed again in the backward pass, so that those of one tile are there at a time. Letters of
+shapes: B rows, T tokens of this process, H hidden size.
+
+Source: Bekman et al. 2025, Arctic Long Sequence Training (arXiv:2506.13996), sections 3.1 and 3.3.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+IGNORED = -100
+"""target of a token whose loss does not count"""
+
+
+def return_summed_loss(
+    model: PreTrainedModel, *, tile_length: int | None = None, tiled_mlp: bool = False
+) -> None:
+    """Let a model return its summed loss instead of logits, and work in tiles.
+
+    Afterwards the model is called with `input_ids`, `position_ids` and `targets`, each of shape (B, T).
+    The targets are the next tokens: a row that is cut into pieces is shifted before it is cut. It returns
+    the sum of the negative log-likelihoods of the targets, nats, as a float32 scalar.
+
+    Args:
+        model: of a supported architecture; its parameters and their names stay as they are.
+        tile_length: tokens of a tile, None for one tile.
+        tiled_mlp: whether MLPs work in tiles too.
+    """
+    whole: Any = model
+    head = whole.get_output_embeddings()
+    # The head is still called as a module, once: that is where ZeRO-3 gathers its weight.
+    head.forward = partial(_summed_loss, head, tile_length)
+    whole.forward = partial(_forward, model, head)
+    if tiled_mlp and tile_length is not None:
+        for layer in whole.base_model.layers:
+            layer.mlp.forward = partial(_tiled, layer.mlp.forward, tile_length)
+
+
+def _forward(
+    model: Any, head: Any, input_ids: Tensor, position_ids: Tensor, targets: Tensor
+) -> Tensor:
+    inputs = {"input_ids": input_ids, "position_ids": position_ids, "use_cache": False}
+    hidden = model.base_model(**inputs).last_hidden_state
+    loss: Tensor = head(hidden, targets)
+    return loss
+
+
+def _summed_loss(
+    head: torch.nn.Linear, tile_length: int | None, hidden: Tensor, targets: Tensor
+) -> Tensor:
+    """Return the summed loss of hidden states (B, T, H) under a head, a tile at a time."""
+
+    def of_tile(states: Tensor, wanted: Tensor) -> Tensor:
+        # in float32, or bfloat16 would round every loss to two digits
+        logits = functional.linear(states, head.weight, head.bias).float()
+        flat = logits.flatten(0, 1), wanted.flatten()
+        return functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum")
+
+    if tile_length is None:
+        return of_tile(hidden, targets)
+    tiles = zip(*(torch.split(x, tile_length, 1) for x in (hidden, targets)), strict=True)
+    losses = [checkpoint(of_tile, *tile, use_reentrant=False) for tile in tiles]
+    return torch.stack(losses).sum()
+
+
+def _tiled(forward: Callable[[Tensor], Tensor], tile_length: int, hidden: Tensor) -> Tensor:
+    """Return a token-wise function of hidden states (B, T, H), computed a tile at a time."""
+    tiles = torch.split(hidden, tile_length, 1)
+    return torch.cat([checkpoint(forward, tile, use_reentrant=False) for tile in tiles], dim=1)
+
+
+def activations_in_main_memory(hidden_size: int) -> AbstractContextManager[None]:
+    """Return a context in which hidden states that the backward pass needs wait in main memory.
+
+    With activation checkpointing these are the inputs of the layers. Other tensors stay: they are small, or
+    weights.
+
+    Args:
+        hidden_size: H; tensors of shape (B, T, H) are moved.
+    """
+
+    def pack(kept: Tensor) -> tuple[torch.device, Tensor]:
+        is_hidden = kept.dim() == 3 and kept.shape[-1] == hidden_size
+        return kept.device, _to_host(kept) if is_hidden else kept
+
+    def unpack(packed: tuple[torch.device, Tensor]) -> Tensor:
+        device, kept = packed
+        return kept.to(device, non_blocking=True)
+
+    context: AbstractContextManager[None] = torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+    return context
+
+
+def _to_host(kept: Tensor) -> Tensor:
+    """Return a copy in main memory, pinned where a device reads it."""
+    host = torch.empty(kept.shape, dtype=kept.dtype, pin_memory=kept.is_cuda)
+    return host.copy_(kept)

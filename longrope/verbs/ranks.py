@@ -1,0 +1,97 @@
+"""Several processes that compute one node: torchrun starts them all with the same command line.
+
+The first claims the node, checks its inputs and commits it, as a process on its own does. It tells the
+others whether there is anything to compute; they run the stage beside it in the same work folder and wait for
+its end.
+"""
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from longrope.errors import UserError
+from longrope.provenance import facts
+from longrope.store import commit
+
+KINDS = ("finetune",)
+"""kinds of nodes whose stage knows what to do in several processes"""
+POLL = 0.2
+"""seconds between looks at what the first process said"""
+
+
+class Ranks:
+    """The processes of a job, and the place of this one among them."""
+
+    def __init__(self, rank: int, store: Any) -> None:
+        self.leads = rank == 0
+        self._rank = rank
+        self._store = store
+
+    @classmethod
+    def of_job(cls) -> "Ranks | None":
+        """Return the processes that torchrun started, None for a process on its own."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return None
+        distributed: Any = importlib.import_module("torch.distributed")
+
+        # torchrun's own store, at which the processes of all nodes meet
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return cls(
+            int(os.environ["RANK"]),
+            distributed.PrefixStore("longrope", distributed.TCPStore(*place)),
+        )
+
+    def compute(
+        self,
+        store: Path,
+        key: str,
+        spec: Mapping[str, object],
+        fill: Callable[[Path], None],
+    ) -> None:
+        """Compute one node together; arguments and errors are those of `commit.run`.
+
+        Raises:
+            UserError: if nodes of this kind are computed by one process.
+        """
+        if spec["kind"] not in KINDS:
+            raise UserError(f"{key} is computed by one process; start it without torchrun.")
+        # What is said of a node that was asked for before is not what is said of it now.
+        topic = f"{key} {self._store.add(f'{self._rank} {key}', 1)}"
+        if not self.leads:
+            self._follow(topic, store / ".work" / key, fill)
+            return
+
+        def together(work: Path) -> None:
+            self._store.set(f"{topic} begin", "compute")
+            fill(work)
+
+        try:
+            commit.run(store, key, spec, together, facts)
+        finally:
+            # Set only if nothing was said: the node was there, or a mistake prevents it.
+            self._store.compare_set(f"{topic} begin", "", "skip")
+            self._store.set(f"{topic} end", "")
+
+    def _follow(self, topic: str, work: Path, fill: Callable[[Path], None]) -> None:
+        if self._hear(f"{topic} begin") == b"compute":
+            fill(work)
+        # Not before: torchrun gives processes that are left behind a few minutes only.
+        self._hear(f"{topic} end")
+
+    def _hear(self, word: str) -> bytes:
+        # Asked again and again, for a signal cannot interrupt the store's own waiting.
+        while not self._store.check([word]):
+            time.sleep(POLL)
+        said: bytes = self._store.get(word)
+        return said
+
+
+def leave() -> None:
+    """End the connections between processes, if a stage made any."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,166 @@
+"""Trainings of tiny models, one after the other, in processes that torchrun starts.
+
+Run as a script with a JSON list of cases, or of nodes of a plan; the first process writes what each case left
+behind.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_models import build
+from torch.utils.data import Dataset
+
+from longrope import training
+from longrope.factors import RopeFactors
+from longrope.models import geometry
+from longrope.rotary import install
+from longrope.settings.training import ParallelSettings
+from longrope.training_data import Mixed
+from longrope.verbs import run
+
+SETTINGS: dict[str, Any] = {
+    "num_steps": 3,
+    "batch_size": 4,
+    "learning_rate": 0.01,
+    "schedule": "linear",
+    "warmup_steps": 2,
+    "weight_decay": 0.1,
+    "max_grad_norm": 1.0,
+    "adam_betas": [0.9, 0.95],
+    "dtype": "float32",
+    "checkpoint_steps": 2,
+    "seed": 0,
+}
+
+
+FACTORS = RopeFactors(
+    factors=(1.0,) * 4 + (2.0,) * 4,
+    attention_scale=1.1,
+    original_length=32,
+    target_length=64,
+    method="longrope",
+)
+"""what long rows are under where short ones are between them"""
+
+
+class Rows(Dataset[dict[str, torch.Tensor]]):
+    """Random rows, each a function of its place alone."""
+
+    def __init__(self, length: int, num_rows: int) -> None:
+        self._length = length
+        self._num_rows = num_rows
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(index)
+        tokens = torch.randint(2, 97, (self._length,), generator=generator)
+        return {"input_ids": tokens, "labels": tokens}
+
+
+def case(work: Path, **changes: Any) -> dict[str, Any]:
+    """Return a case: a name is a setting of the stage, of its parallelism, or one of those below."""
+    own = {"work": str(work), "length": 64, "micro_batch_size": 1, "architecture": "llama"}
+    own |= {"kill": None, "mixed": False}
+    result: dict[str, Any] = own | {"settings": dict(SETTINGS), "parallel": {}}
+    for name, value in changes.items():
+        places = [result["settings"], result if name in own else result["parallel"]]
+        places[0 if name in SETTINGS else 1][name] = value
+    return result
+
+
+def rows_of(case: dict[str, Any]) -> Dataset[dict[str, torch.Tensor]]:
+    """Return the rows of a case; mixed ones are half of them pieces of 32 tokens."""
+    length, settings = case["length"], case["settings"]
+    num_rows = settings["num_steps"] * settings["batch_size"]
+    rows = Rows(length, num_rows)
+    return Mixed(rows, Rows(32, num_rows * length // 32), 0.5, 0) if case["mixed"] else rows
+
+
+def compute(case: dict[str, Any]) -> dict[str, Any] | None:
+    """Train one case; return its log and the digest of its weights, None in all but the first process."""
+    settings, length = case["settings"], case["length"]
+    model = build(case["architecture"], max_position_embeddings=length)
+    if case["mixed"]:
+        install(model, geometry(model, 32)).use(FACTORS)
+    trained = training.train(
+        model,
+        rows_of(case),
+        settings,
+        work=Path(case["work"]),
+        micro_batch_size=case["micro_batch_size"],
+        parallel=ParallelSettings.model_validate(case["parallel"]),
+    )
+    if os.environ.get("RANK", "0") != "0":
+        return None
+    weights = model.state_dict() if trained.weights is None else trained.weights
+    content = b"".join(weights[name].numpy().tobytes() for name in sorted(weights))
+    return {"log": trained.log, "weights": hashlib.sha256(content).hexdigest()}
+
+
+def compute_node(case: dict[str, Any]) -> None:
+    """Compute a node of a plan, as `longrope run` does."""
+    parser = argparse.ArgumentParser()
+    run.add(parser.add_subparsers())
+    places = ["--plan", case["plan"], "--store", case["store"]]
+    options = parser.parse_args(["run", case["key"], *places])
+    run.compute(case["key"], json.loads(options.plan.read_text())["nodes"], options)
+
+
+def kill_at(rank: int, step: int) -> None:
+    """Let one process kill itself at the end of a step, from now on."""
+    real = training._Meter.on_step_end
+
+    def on_step_end(self: Any, args: Any, state: Any, *more: Any, **named: Any) -> None:
+        if state.global_step == step and os.environ.get("RANK", "0") == str(rank):
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(self, args, state, *more, **named)
+
+    training._Meter.on_step_end = on_step_end  # type: ignore[method-assign]
+
+
+def forget_sequence_parallelism() -> None:
+    """Undo what DeepSpeed sets up once in a process: groups, and attention that is wrapped."""
+    from deepspeed.runtime.sequence_parallel import parallel_state_sp
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    parallel_state_sp._release_sequence_parallel_groups()
+    if "sdpa" in ALL_ATTENTION_FUNCTIONS._local_mapping:
+        del ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+
+def torchrun(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Start two processes of a script, which have nothing compiled so far."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    return subprocess.run(
+        [*command, "--standalone", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        timeout=120,
+    )
+
+
+def main(cases: list[dict[str, Any]], results: Path) -> None:
+    """Compute cases and write their results after each."""
+    done = []
+    for one in cases:
+        if one["kill"] is not None:
+            kill_at(*one["kill"])
+        done.append(compute_node(one) if "key" in one else compute(one))
+        forget_sequence_parallelism()
+        if done[-1] is not None:
+            results.write_text(json.dumps(done))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), Path(sys.argv[2]))

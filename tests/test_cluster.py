@@ -1,0 +1,155 @@
+"""Units to the workers of a Dask scheduler: one of this host, with two processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_workers import fake_scorer, marks, threads_of, unit
+from search_stage import searched, write_inputs
+
+from longrope.errors import UserError
+from longrope.runtime import Workers
+from longrope.search import cluster
+from longrope.search.workers import Score
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory):
+    """The file of a scheduler with two workers, as docs/cluster.md starts them."""
+    folder = tmp_path_factory.mktemp("dask")
+    file = folder / "scheduler.json"
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        # results must not depend on what a worker was started with
+        "OMP_NUM_THREADS": "2",
+    }
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, "-m", "dask", *arguments, "--scheduler-file", file, "--no-dashboard"],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    started = [start("scheduler", "--host", "127.0.0.1", "--port", "0")]
+    started += [start("worker", "--host", "127.0.0.1", "--nthreads", "1") for _ in range(2)]
+    yield file
+    for process in reversed(started):
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("marks")
+
+
+@pytest.fixture(scope="module")
+def pool(scheduler, folder):
+    with cluster.opened(
+        fake_scorer(folder, threads=3), Workers(timeout=2, scheduler=scheduler)
+    ) as pool:
+        pool.client.wait_for_workers(2, timeout=60)
+        yield pool
+
+
+def test_two_workers_share_the_units(pool, folder):
+    found = sorted(pool.scores([unit(number, seconds=0.2) for number in range(6)]))
+    assert found == [(number, Score(number, 1)) for number in range(6)]
+    assert len({process for number in range(6) for process, _ in marks(folder, number)}) == 2
+    assert {told for number in range(6) for told in threads_of(folder, number)} == {"3"}
+
+
+def test_units_that_wait_for_each_other_are_scored_at_once(pool):
+    found = sorted(pool.scores([unit(50, "meet"), unit(51, "meet")]))
+    assert found == [(0, Score(50, 1)), (1, Score(51, 1))]
+
+
+def test_a_killed_worker_is_replaced_and_its_unit_scored_again(pool, folder):
+    found = sorted(pool.scores([unit(10, "die", once=True), unit(11)]))
+    assert found == [(0, Score(10, 1)), (1, Score(11, 1))]
+    first, second = (process for process, _ in marks(folder, 10))
+    assert first != second
+
+
+def test_a_hung_worker_is_replaced_and_its_unit_scored_again(pool, folder, caplog):
+    assert list(pool.scores([unit(20, "hang", once=True)])) == [(0, Score(20, 1))]
+    hung, second = (process for process, _ in marks(folder, 20))
+    assert hung != second
+    with pytest.raises(ProcessLookupError):
+        os.kill(hung, 0)
+    assert "a worker took longer than 2 s" in caplog.text
+
+
+def test_a_unit_that_kills_every_worker_is_named(pool, folder):
+    with pytest.raises(UserError, match=r"number 30, .* all workers that tried it died"):
+        list(pool.scores([unit(30, "die")]))
+    assert 1 < len(marks(folder, 30)) < 10
+
+
+def test_an_error_of_the_computation_is_not_tried_again(pool, folder):
+    with pytest.raises(ZeroDivisionError, match="of a fake"):
+        list(pool.scores([unit(40, "raise")]))
+    assert len(marks(folder, 40)) == 1
+
+
+def test_a_model_in_dask_scores_to_the_same_bytes_as_in_this_process(scheduler, tmp_path):
+    inputs = write_inputs(tmp_path)
+    expected = searched(tmp_path / "here", inputs, Workers())
+    assert searched(tmp_path / "dask", inputs, Workers(scheduler=scheduler)) == expected
+
+
+def test_a_scheduler_file_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 0.2)
+    workers = Workers(scheduler=tmp_path / "scheduler.json")
+    with (
+        pytest.raises(UserError, match=r"scheduler\.json is not there; give --dask the file"),
+        cluster.opened(fake_scorer(tmp_path), workers),
+    ):
+        pass
+
+
+def test_a_scheduler_that_is_gone_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 1)
+    file = tmp_path / "scheduler.json"
+    file.write_text('{"address": "tcp://127.0.0.1:9"}')
+    with (
+        pytest.raises(UserError, match=r"the Dask scheduler of .* does not answer; start it"),
+        cluster.opened(fake_scorer(tmp_path), Workers(scheduler=file)),
+    ):
+        pass
+
+
+class Unmanned:
+    """A client of a scheduler to which no worker came."""
+
+    def __init__(self, **options):
+        self.options = options
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def wait_for_workers(self, number, timeout):
+        assert number == 1
+        raise TimeoutError(timeout)
+
+
+def test_a_scheduler_without_a_worker_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "Client", Unmanned)
+    file = tmp_path / "scheduler.json"
+    file.touch()
+    with (
+        pytest.raises(
+            UserError, match=r"the Dask scheduler of .* has no worker after 120 s; start"
+        ),
+        cluster.opened(fake_scorer(tmp_path), Workers(scheduler=file)),
+    ):
+        pass

@@ -1,0 +1,356 @@
+"""Training over processes: pieces of rows, tiles, and runs of two processes against one."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from itertools import chain
+from pathlib import Path
+
+import parallel_runs
+import pytest
+import torch
+import workflow_files
+import workflow_runs
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from parallel_runs import Rows, case, torchrun
+from test_training import write_tokens
+from tiny_models import build
+from torch.utils.checkpoint import checkpoint
+
+from longrope import configuration, plan
+from longrope.errors import UserError
+from longrope.factors import RopeFactors
+from longrope.parallel import Layout, Pieces, Places
+from longrope.settings.training import ParallelSettings, check_division
+from longrope.store import commit
+from longrope.store.code import CodeIndex
+from longrope.store.identity import file_digest
+from longrope.tiling import activations_in_main_memory, return_summed_loss
+
+SCRIPT = Path(parallel_runs.__file__)
+ROOT = SCRIPT.parents[1]
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
+
+
+# Who works on what --------------------------------------------------------------------------------
+
+
+@given(
+    groups=st.integers(1, 4),
+    size=st.integers(1, 3),
+    micro=st.integers(1, 3),
+    more=st.integers(1, 3),
+)
+def test_every_optimizer_step_takes_the_rows_that_one_process_takes(groups, size, micro, more):
+    batch = groups * micro * more
+    layouts = [Layout(groups * size, rank, size) for rank in range(groups * size)]
+    assert all(layout.accumulation(batch, micro) == more for layout in layouts)
+    places = [list(Places(layout, 3 * batch, micro)) for layout in layouts]
+    for step in range(3):
+        own = [list(chain(*rows[step * more : (step + 1) * more])) for rows in places]
+        taken = sorted(chain(*own[::size]))
+        assert taken == list(range(step * batch, (step + 1) * batch))
+        # those of a group work on the same rows
+        assert all(own[rank] == own[rank - rank % size] for rank in range(len(layouts)))
+
+
+def test_the_pieces_of_a_row_make_the_row_and_every_token_but_the_last_has_its_target():
+    rows = Rows(12, 1)
+    pieces = [Pieces(rows, Layout(3, rank, 3))[0] for rank in range(3)]
+    whole = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    tokens = rows[0]["input_ids"]
+    assert torch.equal(whole["input_ids"], tokens)
+    assert whole["position_ids"].tolist() == list(range(12))
+    assert whole["targets"].tolist() == [*tokens[1:].tolist(), -100]
+
+
+def test_what_cannot_be_divided_among_the_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="sequence_parallel 3 must divide the number of processes"):
+        Layout.of(ParallelSettings(sequence_parallel=3))
+    layout = Layout.of(ParallelSettings())
+    assert (layout.group_size, layout.num_groups) == (4, 1)
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 2}
+    with pytest.raises(UserError, match="must divide the 1022 text length"):
+        check_division(layout.group_size, 1022, heads)
+    with pytest.raises(UserError, match="must divide the 2 key-value heads"):
+        check_division(layout.group_size, 1024, heads)
+    with pytest.raises(UserError, match="times 2 devices of 2 processes must divide"):
+        Layout.of(ParallelSettings(sequence_parallel=2)).accumulation(6, 2)
+
+
+def test_heads_that_cannot_be_divided_are_refused_before_anything_is_planned(tmp_path):
+    workflow_files.write_experiment(tmp_path)
+    settings = workflow_files.settings()
+    settings["extension"][0]["finetune"]["parallel"] = {"sequence_parallel": 4}
+    with pytest.raises(UserError, match="must divide the 2 key-value heads"):
+        plan.build(configuration.parse(settings, source="small.yaml"), tmp_path)
+
+
+def test_how_training_is_spread_is_in_no_digest_and_reaches_its_node(tmp_path):
+    workflow_files.write_experiment(tmp_path)
+    settings = workflow_files.settings()
+    planned = []
+    for parallel in ({}, {"zero_stage": 2, "sequence_parallel": 2, "tile_length": 64}):
+        settings["extension"][0]["finetune"]["parallel"] = parallel
+        planned.append(plan.build(configuration.parse(settings, source="small.yaml"), tmp_path))
+    one, other = planned
+    assert one.by_key.keys() == other.by_key.keys()
+    (node,) = other.of("finetune")
+    expected = ParallelSettings(zero_stage=2, sequence_parallel=2, tile_length=64)
+    assert ParallelSettings.model_validate(node.runtime["parallel"]) == expected
+
+
+def test_checkpoints_of_another_layout_are_not_looked_at():
+    layouts = [
+        Layout(2, 0, 2, 3),
+        Layout(2, 0, 1, 3),
+        Layout(4, 0, 2, 3),
+        Layout(2, 0, 2, 2),
+        Layout(),
+    ]
+    assert len({layout.name for layout in layouts}) == len(layouts)
+    assert Layout(2, 1, 2, 3).name == Layout(2, 0, 2, 3).name
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"offload": "all", "zero_stage": 2}, "offload: all needs zero_stage 3"),
+        ({"offload": "optimizer", "zero_stage": 0}, "needs zero_stage 2 or 3"),
+        ({"sequence_parallel": 2, "zero_stage": 0}, "needs zero_stage 2 or 3"),
+        ({"tiled_mlp": True}, "tiled_mlp needs tile_length"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ParallelSettings.model_validate(settings)
+
+
+# Tiles --------------------------------------------------------------------------------------------
+
+
+def gradients(model):
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_tiles_change_neither_loss_nor_gradients_of_any_architecture(model):
+    tokens = torch.randint(2, 97, (2, 50), generator=torch.Generator().manual_seed(3))
+    model.train()
+    expected = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+    expected.backward()
+    wanted = gradients(model)
+    names = list(model.state_dict())
+    model.zero_grad()
+    return_summed_loss(model, tile_length=7, tiled_mlp=True)
+    targets = torch.cat([tokens[:, 1:], torch.full((2, 1), -100)], dim=1)
+    places = torch.arange(50).expand(2, -1)
+    loss = model(input_ids=tokens, position_ids=places, targets=targets) / (2 * 49)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert list(model.state_dict()) == names
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-6)
+
+
+def test_kept_hidden_states_go_to_main_memory_and_come_back_as_they_were():
+    weight = torch.ones(8, 8, requires_grad=True)
+    hidden = torch.arange(32.0).reshape(1, 4, 8).requires_grad_()
+    with activations_in_main_memory(8):
+        between = hidden * 1
+        linear = torch.nn.functional.linear
+        output = checkpoint(linear, between, weight, use_reentrant=False).sum()
+    between.data.zero_()  # what was kept is a copy
+    output.backward()
+    assert torch.equal(weight.grad[0], torch.arange(32.0).reshape(4, 8).sum(0))
+
+
+# Two processes ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Return what every run left behind, by name."""
+    folder = tmp_path_factory.mktemp("runs")
+    compiled = folder / "compiled"
+    long = {"length": 1024, "micro_batch_size": 2}
+    tiles = {"tile_length": 100, "tiled_mlp": True, "offload_activations": True}
+    killed = case(folder / "killed", num_steps=6)
+    cases = {
+        "shared": case(folder / "shared", **long),
+        "tiled": case(folder / "tiled", **long, **tiles),
+        "mixed": case(folder / "mixed", mixed=True, micro_batch_size=2, tile_length=10),
+        "whole": case(folder / "whole", num_steps=6),
+        "killed": killed | {"kill": [1, 5]},
+    }
+    found = {}
+    results = folder / "results.json"
+    for more in (cases, {"resumed": killed}):
+        texts = json.dumps(list(more.values())), results
+        done = torchrun(SCRIPT, *texts, TORCH_EXTENSIONS_DIR=str(compiled))
+        assert (done.returncode != 0) == ("killed" in more), done.stderr[-3000:]
+        found |= dict(zip(more, json.loads(results.read_text()), strict=False))
+        found.setdefault("said", done.stderr)
+    found["compiled"] = list(compiled.glob("*"))
+    return found
+
+
+@pytest.mark.parametrize("name", ["shared", "tiled"])
+def test_two_processes_that_share_rows_have_the_losses_and_gradients_of_one(runs, name, tmp_path):
+    alone = parallel_runs.compute(case(tmp_path, length=1024, micro_batch_size=2))
+    assert len(alone["log"]) == len(runs[name]["log"]) == 3
+    for one, two in zip(alone["log"], runs[name]["log"], strict=True):
+        for key in ("loss", "grad_norm", "learning_rate"):
+            assert two[key] == pytest.approx(one[key], rel=1e-5), key
+
+
+def test_two_processes_that_share_rows_of_short_pieces_have_the_losses_and_gradients_of_one(
+    runs, tmp_path
+):
+    alone = parallel_runs.compute(case(tmp_path, mixed=True, micro_batch_size=2))
+    for one, two in zip(alone["log"], runs["mixed"]["log"], strict=True):
+        for key in ("loss", "grad_norm"):
+            assert two[key] == pytest.approx(one[key], rel=1e-5), key
+
+
+def test_two_processes_that_share_rows_resume_after_a_kill_to_the_same_bits(runs):
+    resumed, whole = runs["resumed"], runs["whole"]
+    assert resumed["weights"] == whole["weights"]
+    keys = ("step", "loss", "grad_norm", "learning_rate")
+    assert len(whole["log"]) == 6
+    for one, two in zip(resumed["log"], whole["log"], strict=True):
+        assert [one[key] for key in keys] == [two[key] for key in keys]
+
+
+def test_a_process_that_dies_ends_the_job_and_its_signal_is_shown(runs):
+    assert "Signal 9 (SIGKILL)" in runs["said"]
+
+
+def test_nothing_is_compiled_on_a_cpu(runs):
+    assert runs["compiled"] == []
+
+
+def write_store(folder, store):
+    """Write a store with the inputs of one fine-tuning, and its plan; return the key and the plan's path."""
+    from tokenizers import Tokenizer, models
+
+    base = folder / "base"
+    build("llama", bos_token_id=0, eos_token_id=1).save_pretrained(base)
+    Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(base / "tokenizer.json"))
+    factors = RopeFactors(
+        factors=(2.0,) * 8, original_length=64, target_length=128, method="longrope"
+    )
+    commit.run(store, "search/f-0", {}, lambda work: factors.save(work / "factors.json"), dict)
+
+    def tokens(work):
+        write_tokens(folder / "tokens")
+        for path in (folder / "tokens").iterdir():
+            path.rename(work / path.name)
+
+    commit.run(store, "tokenize/t-0", {}, tokens, dict)
+    raw = {"path": str(base), "files": {"config.json": file_digest(base / "config.json")}}
+    # 24 rows of 10 chunks: a third epoch begins after the checkpoint of step 4
+    own = {"num_steps": 6, "text_length": 64, "passkey_fraction": 0.0, "full_attention": False}
+    node = {
+        "kind": "finetune",
+        "settings": parallel_runs.SETTINGS | own,
+        "runtime": {"micro_batch_size": 1, "parallel": {"zero_stage": 2, "sequence_parallel": 1}},
+        "inputs": {"factors": "search/f-0", "tokens": "tokenize/t-0"},
+        "raw": {"model": raw, "tokenizer": raw},
+        "code": CodeIndex().identity(["longrope.stages.finetune"]),
+        "modules": [],
+    }
+    others = {key: {"digest": key} for key in ("search/f-0", "tokenize/t-0")}
+    plan = folder / "plan.json"
+    plan.write_text(json.dumps({"names": {}, "nodes": others | {"finetune/tiny-0": node}}))
+    return "finetune/tiny-0", plan
+
+
+def test_a_node_is_computed_by_two_processes_and_killed_ones_resume_to_the_same_bits(tmp_path):
+    key, plan = write_store(tmp_path, tmp_path / "whole")
+    store = shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    nodes = [
+        {"key": key, "plan": str(plan), "store": str(tmp_path / "whole"), "kill": None},
+        {"key": key, "plan": str(plan), "store": str(store), "kill": [1, 5]},
+    ]
+    done = torchrun(SCRIPT, json.dumps(nodes), tmp_path / "unused")
+    assert "Signal 9 (SIGKILL)" in done.stderr, done.stderr[-3000:]
+    assert (store / ".work" / key).is_dir() and not (store / key).exists()
+    for token in store.glob(".work/*/*.lock/*"):
+        os.utime(token, (0, 0))  # or the claim of the killed would be respected for a minute
+    done = torchrun("-m", "longrope", "run", key, key, "--plan", plan, "--store", store)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("verified, not computed again") == 1
+    assert not list((store / ".work").glob("*/*"))
+    resumed, whole = store / key, tmp_path / "whole" / key
+    names = {path.name for path in resumed.iterdir()}
+    assert names == {
+        "DONE",
+        "factors.json",
+        "log.jsonl",
+        "manifest.json",
+        "measured.jsonl",
+        "model",
+    }
+    for name in ("factors.json", "log.jsonl", "model/config.json", "model/model.safetensors"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
+    measured = (resumed / "measured.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in measured] == [5, 6]
+
+
+# The rule -----------------------------------------------------------------------------------------
+
+
+SHAPE = {
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "intermediate_size": 96,
+    "vocab_size": 400,
+}
+
+
+def shell_command(folder, group_size):
+    """Return how Snakemake would start the fine-tuning of an experiment, and its resources."""
+    settings = workflow_files.settings() | {"hardware": "h100-80"}
+    settings["extension"][0]["finetune"]["parallel"] = {"sequence_parallel": group_size}
+    settings["model"]["shape"] = SHAPE
+    (folder / "small.yaml").write_text(yaml.safe_dump(settings))
+    arguments = ("-n", "-p", "--until", "finetune_model")
+    done = workflow_runs.run(folder, "small.yaml", *arguments)
+    assert done.returncode == 0, done.stderr
+    told = (done.stdout + done.stderr).split("rule finetune_model:")[1]
+    resources = re.search(r"resources: (.*)", told)
+    command = re.search(r"OMP_WAIT_POLICY=PASSIVE (.* run finetune/.*)", told)
+    return shlex.split(command[1]), dict(pair.split("=") for pair in resources[1].split(", "))
+
+
+def test_the_rule_starts_a_process_per_gpu_and_on_several_nodes_through_srun(tmp_path):
+    workflow_files.write_experiment(tmp_path)
+    words, resources = shell_command(tmp_path, 1)
+    assert words[:4] == [sys.executable, "-m", "longrope", "run"]
+    assert (resources["gres"], "mpi" in resources) == ("gpu:1", False)
+    words, resources = shell_command(tmp_path, 4)
+    torchrun = ["-m", "torch.distributed.run"]
+    assert words[1:7] == [*torchrun, "--standalone", "--nproc-per-node=4", "-m", "longrope"]
+    assert words[words.index("--threads") + 1] == "1"
+    assert (resources["gres"], "mpi" in resources) == ("gpu:4", False)
+    words, resources = shell_command(tmp_path, 16)
+    # a core per process, of the two that the run is given
+    places = ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=2"]
+    assert words[:8] == ["srun", *places, "--kill-on-bad-exit=1", "bash", "-c"]
+    # what each task of srun runs: bash sets "$0" and "$@" to the words behind its script
+    script, *rest = words[words.index("-c") + 1 :]
+    assert rest[:3] == [sys.executable, "--nproc-per-node=8", "-m"]
+    recipe = (ROOT / "tests/slurm/several_nodes.smk").read_text()
+    for word in script.split()[1:]:
+        assert word in recipe
+    wanted = {"gres": "gpu:8", "nodes": "2", "tasks": "2", "tasks_per_gpu": "0", "mpi": "srun"}
+    assert wanted.items() <= resources.items()

@@ -1,0 +1,108 @@
+"""Plot how each fine-tuning went: loss, perplexity where it was watched, learning rate, gradients, speed."""
+
+import arguments
+import figures
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from longrope.reporting import training_table, watched_table
+from longrope.results import model_note, read_plan, store_of
+
+QUANTITIES = {
+    "loss": "loss of the rows trained on (nats)",
+    "perplexity": "perplexity of held-out documents",
+    "learning_rate": "learning rate",
+    "grad_norm": "gradient norm before clipping",
+    "tokens_per_second": "tokens per second",
+}
+"""column -> what its axis is called, from top to bottom"""
+SMOOTHED = 10
+"""The running mean is over this part of all steps."""
+
+
+def draw(training: pd.DataFrame, watched: pd.DataFrame, *, note: str = "") -> Figure:
+    """Return the figure: a column of panels per model, a row per quantity that some model has."""
+    if training.empty:
+        return figures.nothing_to_draw("this experiment fine-tunes no model")
+    models = list(training["model"].unique())
+    rows = [name for name in QUANTITIES if _has(training, watched, name)]
+    figure, grid = figures.panels(len(rows) * len(models), len(models))
+    for number, axes in enumerate(grid):
+        name, model = rows[number // len(models)], models[number % len(models)]
+        draw_panel(axes, name, *(table[table["model"] == model] for table in (training, watched)))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    for axes, model in zip(grid, models, strict=False):
+        axes.set_title(model)
+    for axes, name in zip(grid[:: len(models)], rows, strict=True):
+        axes.set_ylabel(QUANTITIES[name])
+    for axes in grid[-len(models) :]:
+        axes.set_xlabel("optimizer step")
+    return figures.finish(figure, "Fine-tuning", note, grid)
+
+
+def _has(training: pd.DataFrame, watched: pd.DataFrame, name: str) -> bool:
+    return bool((watched if name == "perplexity" else training)[name].notna().any())
+
+
+def draw_panel(axes: Axes, name: str, training: pd.DataFrame, watched: pd.DataFrame) -> None:
+    """Draw one quantity of one model."""
+    if name == "perplexity":
+        draw_perplexity(axes, watched)
+        return
+    smooth = name == "learning_rate"
+    axes.plot(
+        training["step"],
+        training[name],
+        color=figures.COLOURS["longrope"] if smooth else "0.65",
+        linewidth=1.3 if smooth else 0.8,
+        label=None if smooth else "each step",
+    )
+    if not smooth:
+        draw_running_mean(axes, training["step"], training[name])
+    axes.ticklabel_format(axis="y", scilimits=(-3, 5))
+
+
+def draw_running_mean(axes: Axes, steps: "pd.Series[int]", values: "pd.Series[float]") -> None:
+    """Draw the mean of each step and those before it, over a tenth of all steps."""
+    axes.plot(
+        steps,
+        values.rolling(max(1, len(values) // SMOOTHED), min_periods=1).mean(),
+        color=figures.COLOURS["longrope"],
+        linewidth=2,
+        label="mean of the last steps, a tenth of all",
+    )
+
+
+def draw_perplexity(axes: Axes, watched: pd.DataFrame) -> None:
+    """Draw a line for the original length and one for the target length."""
+    kinds = {
+        "original length, pretrained embedding": "none",
+        "target length, its factors": "longrope",
+    }
+    lines = watched.sort_values(["length", "step"]).groupby("length")
+    for (label, style), (length, rows) in zip(kinds.items(), lines, strict=False):
+        axes.plot(
+            rows["step"],
+            rows["perplexity"],
+            color=figures.COLOURS[style],
+            marker=figures.MARKERS[style],
+            markersize=4.5,
+            linewidth=1.3,
+            label=label,
+        )
+        end = rows.iloc[-1]
+        text = f" {figures.length_label(length)}"
+        axes.annotate(text, (end["step"], end["perplexity"]), va="center", annotation_clip=False)
+    if not watched.empty:
+        axes.set_yscale("log")
+        figures.plain_log_ticks(axes.yaxis)
+
+
+if __name__ == "__main__":
+    paths = arguments.parse()
+    plan = read_plan(paths.plan)
+    tables = [make(plan, store_of(paths.plan)) for make in (training_table, watched_table)]
+    figure = draw(*tables, note=model_note(plan))
+    figures.save(figure, paths.svg, paths.png)
