@@ -2,16 +2,17 @@
 
     python benchmarks/finetune.py [--lengths 1024 8192] [--steps 3] [--repeats 3]
 
-A random Llama of two layers, hidden size 256 and a vocabulary of 32000, trained on random tokens, one row a step
-in float32, one thread. Each training is a process of its own; the repeats take turns, and the table has medians
-over them.
+A random Llama of two layers, hidden size 256 and a vocabulary of 32000, trained on random tokens, one row a
+step in float32, one thread. Each training is a process of its own; the repeats take turns, and the table has
+medians over them.
 
 plain   transformers' Trainer as it comes: all logits at once, nothing computed twice
 tiled   `longrope.training` with tile_length 1024, and checkpointing as on GPUs
 whole   `longrope.training` without either: what everything but tiles and checkpointing costs
 
 tokens/s   per CPU second of the steps after the first
-memory     MB of the process at its peak, less what it held before the first step: gradients, optimizer and activations
+memory     MB of the process at its peak, less what it held before the first step: gradients, optimizer and
+           activations
 """
 
 import argparse
