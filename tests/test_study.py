@@ -60,7 +60,7 @@ def test_one_command_finds_factors_for_a_model_and_text_files(folder):
     # the window is the one that the model's config.json tells
     assert (found.original_length, found.target_length) == (128, 256)
     assert list(found.factors) == sorted(found.factors)
-    assert found.provenance["algorithm"] == "cma"
+    assert found.provenance["algorithm"] == "auto"
 
 
 def test_mistakes_end_in_one_sentence(folder):

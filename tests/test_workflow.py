@@ -28,6 +28,7 @@ def test_all_tables_and_figures_are_written(finished):
         "perplexity.svg",
         "factors.svg",
         "convergence.svg",
+        "training.svg",
         "passkey.svg",
         "provenance.html",
     }

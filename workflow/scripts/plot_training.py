@@ -19,7 +19,7 @@ QUANTITIES = {
 }
 """column -> what its axis is called, from top to bottom"""
 SMOOTHED = 10
-"""The running mean is over this part of all steps."""
+"""Steps of a training, divided by those that its running mean is over."""
 
 
 def draw(training: pd.DataFrame, watched: pd.DataFrame, *, note: str = "") -> Figure:
@@ -71,18 +71,19 @@ def draw_running_mean(axes: Axes, steps: "pd.Series[int]", values: "pd.Series[fl
         values.rolling(max(1, len(values) // SMOOTHED), min_periods=1).mean(),
         color=figures.COLOURS["longrope"],
         linewidth=2,
-        label="mean of the last steps, a tenth of all",
+        label="running mean",
     )
 
 
 def draw_perplexity(axes: Axes, watched: pd.DataFrame) -> None:
     """Draw a line for the original length and one for the target length."""
-    kinds = {
-        "original length, pretrained embedding": "none",
-        "target length, its factors": "longrope",
-    }
+    if watched.empty:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "not watched", ha="center", va="center")
+        return
+    kinds = {"original length": "none", "target length": "longrope"}
     lines = watched.sort_values(["length", "step"]).groupby("length")
-    for (label, style), (length, rows) in zip(kinds.items(), lines, strict=False):
+    for (label, style), (_, rows) in zip(kinds.items(), lines, strict=False):
         axes.plot(
             rows["step"],
             rows["perplexity"],
@@ -92,12 +93,8 @@ def draw_perplexity(axes: Axes, watched: pd.DataFrame) -> None:
             linewidth=1.3,
             label=label,
         )
-        end = rows.iloc[-1]
-        text = f" {figures.length_label(length)}"
-        axes.annotate(text, (end["step"], end["perplexity"]), va="center", annotation_clip=False)
-    if not watched.empty:
-        axes.set_yscale("log")
-        figures.plain_log_ticks(axes.yaxis)
+    axes.set_yscale("log")
+    figures.plain_log_ticks(axes.yaxis)
 
 
 if __name__ == "__main__":
