@@ -1,8 +1,8 @@
 """Losses and MLPs of a long row tile by tile, and what checkpointing keeps moved to main memory.
 
-A tile is a stretch of tokens. Its logits, or the inner values of its MLP, are computed in the forward pass,
-forgotten, and computed again in the backward pass, so that those of one tile are there at a time. Letters of
-shapes: B rows, T tokens of this process, H hidden size.
+A tile is a stretch of tokens, and the large values of one tile are there at a time. Its logits become a loss
+and gradients in the forward pass and are forgotten; the inner values of its MLP are computed again in the
+backward pass. Letters of shapes: B rows, T tokens of this process, H hidden size.
 
 Source: Bekman et al. 2025, Arctic Long Sequence Training (arXiv:2506.13996), sections 3.1 and 3.3.
 """
@@ -59,18 +59,73 @@ def _summed_loss(
     head: torch.nn.Linear, tile_length: int | None, hidden: Tensor, targets: Tensor
 ) -> Tensor:
     """Return the summed loss of hidden states (B, T, H) under a head, a tile at a time."""
-
-    def of_tile(states: Tensor, wanted: Tensor) -> Tensor:
-        # in float32, or bfloat16 would round every loss to two digits
-        logits = functional.linear(states, head.weight, head.bias).float()
-        flat = logits.flatten(0, 1), wanted.flatten()
-        return functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum")
-
     if tile_length is None:
-        return of_tile(hidden, targets)
-    tiles = zip(*(torch.split(x, tile_length, 1) for x in (hidden, targets)), strict=True)
-    losses = [checkpoint(of_tile, *tile, use_reentrant=False) for tile in tiles]
-    return torch.stack(losses).sum()
+        # in float32, or bfloat16 would round every loss to two digits
+        logits = functional.linear(hidden, head.weight, head.bias).float()
+        flat = logits.flatten(0, 1), targets.flatten()
+        return functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum")
+    apply: Callable[..., Tensor] = _TiledLoss.apply
+    return apply(hidden, head.weight, head.bias, targets, tile_length)
+
+
+class _TiledLoss(torch.autograd.Function):
+    """The summed loss whose gradients are found in the forward pass, while a tile's logits are there.
+
+    The gradient of a loss by its logits is softmax minus one-hot, and needs a factor from the backward pass
+    and nothing else. So no product of the head is computed twice.
+
+    Source: Hsu et al. 2024, Liger Kernel (arXiv:2410.10989), section 3.2, fused linear cross-entropy.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, length: int
+    ) -> Tensor:
+        """Return the loss of hidden states (B, T, H) with targets (B, T), and keep its gradients."""
+        like = zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
+        found = [torch.zeros_like(x) if x is not None and need else None for x, need in like]
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        for begin in range(0, hidden.shape[1], length):
+            place = slice(begin, begin + length)
+            states = hidden[:, place].flatten(0, 1)
+            loss += _add_tile(states, weight, bias, targets[:, place].flatten(), found, place)
+        ctx.save_for_backward(*found)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *factors: Tensor) -> Any:
+        """Return the kept gradients times that of the loss."""
+        found = [None if x is None else x * factors[0] for x in ctx.saved_tensors]
+        return (*found, None, None)
+
+
+def _add_tile(
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    found: list[Tensor | None],
+    place: slice,
+) -> Tensor:
+    """Return the loss of a tile's states (N, H), N = B * tile; add to the gradients found so far."""
+    # in float32, or bfloat16 would round every loss to two digits
+    likely = functional.linear(states, weight, bias).float().log_softmax(-1)
+    ignored = targets == IGNORED
+    places = torch.arange(len(targets), device=targets.device), targets.masked_fill(ignored, 0)
+    loss = -likely[places].masked_fill(ignored, 0).sum()
+    errors = likely.exp_()
+    errors[places] -= 1
+    errors[ignored] = 0
+    errors = errors.to(states.dtype)
+    by_hidden, by_weight, by_bias = found
+    if by_hidden is not None:
+        tile = by_hidden[:, place]
+        tile.copy_((errors @ weight).view(tile.shape))
+    if by_weight is not None:
+        by_weight += errors.t() @ states
+    if by_bias is not None:
+        by_bias += errors.sum(0)
+    return loss
 
 
 def _tiled(forward: Callable[[Tensor], Tensor], tile_length: int, hidden: Tensor) -> Tensor:
