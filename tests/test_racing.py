@@ -10,7 +10,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from scipy.stats import norm
 from scipy.stats import t as student
-from searches import PROBLEM, FakeObjective, away_from_four, hill, make
+from searches import PROBLEM, FakeObjective, away_from_four, hill, make, told
 
 from longrope.search.algorithm import Loss
 from longrope.search.algorithms import ALGORITHMS
@@ -147,3 +147,16 @@ def test_every_algorithm_can_race_and_the_winner_is_scored_on_all_documents(name
     lines = [json.loads(line) for line in history.read_text().splitlines()]
     won = [line for line in lines if line["factors"] == list(best.factors)]
     assert max(len(line["documents"]) for line in won) == 3
+
+
+@pytest.mark.parametrize("name", ["cma", "auto"])
+def test_of_a_generation_the_better_half_must_come_out_right_and_elsewhere_the_best(name):
+    algorithm = make(name)
+    kept = {}
+    while not algorithm.finished:
+        candidates = algorithm.ask()
+        kind = candidates[0].origin.partition(":")[0]
+        kept.setdefault(kind, set()).add((algorithm.kept, len(candidates) // 2))
+        algorithm.tell(candidates, told(candidates, hill))
+    assert all(number == half for number, half in kept.pop("cma"))
+    assert {number for pairs in kept.values() for number, _ in pairs} == {1}

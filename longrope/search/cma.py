@@ -56,6 +56,8 @@ class Evolving(Scripted):
         for _ in range(budget.num_generations):
             samples = [strategy.ask() for _ in range(budget.generation_size)]
             drawn = self.draw(self.batch_documents)
+            # the better half moves the mean
+            self.kept = budget.generation_size // 2
             rows = yield [
                 Candidate(self.on(curve, sample, num_start_tokens), "cma", drawn)
                 for sample in samples

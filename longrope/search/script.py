@@ -28,8 +28,6 @@ class Scripted:
 
     num_candidates: int
     """candidates of the whole script, about"""
-    kept = 1
-    """no iteration but the selection is on enough documents for a race"""
 
     def __init__(
         self, space: Space, seeds: Mapping[str, Individual], num_documents: int, seed: int
@@ -39,6 +37,8 @@ class Scripted:
         self.documents = tuple(range(num_documents))
         self.generator = np.random.default_rng(seed)
         self.iteration = 0
+        self.kept = 1
+        """candidates asked last that must come out right in a race"""
         self._told = 0
         self._sound: dict[Individual, str] = {}
         self._best = Best(next(iter(seeds.values())), math.inf)
@@ -107,6 +107,7 @@ class Scripted:
 
     def pick(self, choices: Mapping[Individual, str], documents: tuple[int, ...]) -> Script:
         """Ask for some individuals, with origins, on the same documents; return the best."""
+        self.kept = 1
         rows = yield [Candidate(one, origin, documents) for one, origin in choices.items()]
         losses = means(rows)
         found = min(range(len(losses)), key=losses.__getitem__)
