@@ -8,6 +8,7 @@ Source: Hansen 2016 (arXiv:1604.00772) for CMA-ES, by the package `cmaes`.
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from cmaes import CMA
@@ -16,6 +17,9 @@ from longrope.search.algorithm import Candidate
 from longrope.search.curves import Curve, Knots, Ramp, Vector
 from longrope.search.script import Rows, Script, Scripted, means
 from longrope.search.space import Individual, Space
+
+Points: TypeAlias = Generator[list[Candidate], Rows, list[Vector]]
+"""a part of a script that returns the points of a curve it passed"""
 
 WORST = 1e6
 """stands for a loss that is not finite: CMA-ES ranks its samples and averages no loss"""
@@ -42,9 +46,7 @@ class Evolving(Scripted):
 
     batch_documents: int
 
-    def evolve(
-        self, curve: Curve, budget: Budget, num_start_tokens: int
-    ) -> Generator[list[Candidate], Rows, list[Vector]]:
+    def evolve(self, curve: Curve, budget: Budget, num_start_tokens: int) -> Points:
         """Run CMA-ES on a curve and return its mean after every generation."""
         strategy = CMA(
             mean=np.zeros(curve.num_variables),
@@ -85,33 +87,51 @@ class Evolving(Scripted):
         return (yield from self.selection(choices))
 
 
-class Cma(Evolving):
-    """Knots that bend the best closed form."""
+class Bending(Evolving):
+    """Knots that bend the best closed form, by a path that a subclass takes."""
+
+    last = "mean"
+    """name of where the path ends, in the selection"""
 
     def __init__(
         self,
         space: Space,
         seeds: Mapping[str, Individual],
         *,
-        budget: Budget,
+        num_moves: int,
         num_knots: int,
         batch_documents: int,
         num_documents: int,
         seed: int,
     ) -> None:
+        """Begin; `num_moves` are the candidates of the path."""
         self.batch_documents = batch_documents
-        self._budget = budget
         self._num_knots = num_knots
-        self.num_candidates = len(seeds) + budget.num_candidates + len(space.start_tokens) + 4
+        self.num_candidates = len(seeds) + num_moves + len(space.start_tokens) + 4
         super().__init__(space, seeds, num_documents, seed)
+
+    def _path(self, knots: Knots, num_start_tokens: int) -> Points:
+        raise NotImplementedError
 
     def _script(self) -> Script:
         start = (yield from self.closed_forms(self.batch_documents)).individual
         knots = Knots(np.log(self.space.factors(start)), self._num_knots)
-        path = yield from self.evolve(knots, self._budget, start.num_start_tokens)
-        average, mean = self.ends(knots, path, start.num_start_tokens)
-        found = [("average", average), ("mean", mean)]
-        return (yield from self.finish(found, start))
+        path = yield from self._path(knots, start.num_start_tokens)
+        average, last = self.ends(knots, path, start.num_start_tokens)
+        return (yield from self.finish([("average", average), (self.last, last)], start))
+
+
+class Cma(Bending):
+    """A path of means of CMA-ES."""
+
+    def __init__(
+        self, space: Space, seeds: Mapping[str, Individual], *, budget: Budget, **named: Any
+    ) -> None:
+        self._budget = budget
+        super().__init__(space, seeds, num_moves=budget.num_candidates, **named)
+
+    def _path(self, knots: Knots, num_start_tokens: int) -> Points:
+        return self.evolve(knots, self._budget, num_start_tokens)
 
 
 class Auto(Evolving):

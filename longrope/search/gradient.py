@@ -6,13 +6,14 @@ document is noisy.
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from longrope.search.algorithm import Candidate
-from longrope.search.cma import Evolving
+from longrope.search.cma import Bending, Points
 from longrope.search.curves import Knots, Vector
-from longrope.search.script import Rows, Script
+from longrope.search.script import Rows
 from longrope.search.space import Individual, Space
 
 LAST_STEP = 0.1
@@ -44,8 +45,10 @@ class Adam:
         return np.asarray(-mean / (np.sqrt(square) + 1e-8))
 
 
-class Gradient(Evolving):
-    """Knots that bend the best closed form, moved by the gradient."""
+class Gradient(Bending):
+    """A path of steps against the gradient."""
+
+    last = "last"
 
     def __init__(
         self,
@@ -54,30 +57,13 @@ class Gradient(Evolving):
         *,
         num_steps: int,
         step: float,
-        num_knots: int,
-        batch_documents: int,
-        num_documents: int,
-        seed: int,
+        **named: Any,
     ) -> None:
-        self.batch_documents = batch_documents
         self._num_steps = num_steps
         self._step = step
-        self._num_knots = num_knots
-        self.num_candidates = len(seeds) + num_steps + len(space.start_tokens) + 4
-        super().__init__(space, seeds, num_documents, seed)
+        super().__init__(space, seeds, num_moves=num_steps, **named)
 
-    def _script(self) -> Script:
-        start = (yield from self.closed_forms(self.batch_documents)).individual
-        knots = Knots(np.log(self.space.factors(start)), self._num_knots)
-        path = yield from self._descend(knots, start.num_start_tokens)
-        average, last = self.ends(knots, path, start.num_start_tokens)
-        found = [("average", average), ("last", last)]
-        return (yield from self.finish(found, start))
-
-    def _descend(
-        self, knots: Knots, num_start_tokens: int
-    ) -> Generator[list[Candidate], Rows, list[Vector]]:
-        """Return the points that were passed."""
+    def _path(self, knots: Knots, num_start_tokens: int) -> Points:
         adam = Adam(knots.num_variables)
         point = np.zeros(knots.num_variables)
         path: list[Vector] = []
