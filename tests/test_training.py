@@ -167,18 +167,13 @@ def test_a_half_written_checkpoint_is_removed_and_the_one_before_is_used(tmp_pat
 
 
 KILLED = """
-    import os, signal, sys
+    import sys
     sys.path.insert(0, {tests!r})
     from pathlib import Path
-    from longrope import training
+    import killing
     import test_training
 
-    class Kill(training._Meter):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 5:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    training._Meter = Kill
+    killing.kill_at(5)
     test_training.trained(Path({tokens!r}), Path({work!r}))
 """
 

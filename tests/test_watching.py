@@ -106,18 +106,13 @@ def test_a_watched_training_has_the_bits_of_an_unwatched_one(tokens, tmp_path, p
 
 
 KILLED = """
-    import os, signal, sys
+    import sys
     sys.path.insert(0, {tests!r})
     from pathlib import Path
-    from longrope import training
+    import killing
     import test_watching
 
-    class Kill(training._Meter):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 5:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    training._Meter = Kill
+    killing.kill_at(5)
     test_watching.trained(
         Path({tokens!r}), Path({work!r}), test_watching.watch(Path({tokens!r}), every_steps=1)
     )

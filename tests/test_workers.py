@@ -176,7 +176,8 @@ def test_a_killed_worker_is_replaced_and_its_unit_scored_by_another(pool, folder
     assert sorted(pool.scores(units)) == [(number, Score(number, 1)) for number in range(3)]
     first, second = (process for process, _ in marks(folder, 0))
     assert first != second
-    assert "a worker died with exit code -9" in caplog.text
+    # Its exit code is not known if it dies before the parent has heard that it began.
+    assert "a worker died" in caplog.text
 
 
 def test_a_hung_worker_is_replaced_and_its_unit_scored_by_another(pool, folder, caplog):
@@ -189,7 +190,9 @@ def test_a_hung_worker_is_replaced_and_its_unit_scored_by_another(pool, folder, 
 
 
 def test_a_unit_that_kills_every_worker_is_named_and_the_pool_goes_on(pool, folder):
-    with pytest.raises(UserError, match=r"number 20, .* died with exit code -9; give workers more"):
+    with pytest.raises(
+        UserError, match=r"number 20, .* died( with exit code -9)?; give workers more"
+    ):
         list(pool.scores([unit(20, "die")]))
     assert len(marks(folder, 20)) == ATTEMPTS
     assert list(pool.scores([unit(21)])) == [(0, Score(21, 1))]
@@ -214,7 +217,7 @@ def test_a_nan_of_a_worker_is_an_infinite_loss_and_remembered(pool, folder, tmp_
 def test_a_worker_and_its_successor_see_one_device_and_have_the_threads_asked_for(folder):
     place = Process(fake_scorer(folder, threads=3), "GPU-7", timeout=None)
     try:
-        with pytest.raises(processes.ProcessExpired):
+        with pytest.raises((processes.ProcessExpired, processes.BrokenProcessPool)):
             place.start(unit(50, "die", once=True)).result()
         assert place.start(unit(50)).result() == Score(50, 1)
     finally:

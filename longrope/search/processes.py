@@ -85,7 +85,7 @@ class Process:
             return f"took longer than {self._timeout} s"
         if isinstance(error, ProcessExpired):
             return f"died with exit code {error.exitcode}"
-        # pebble's word for a process that dies while it has nothing to do
+        # pebble's word for a process that dies while it has nothing to do, as far as it has heard
         return "died" if isinstance(error, BrokenProcessPool) else None
 
     def stop(self) -> None:

@@ -238,8 +238,8 @@ def perplexity(model, document: np.ndarray, length: int, windows: int = 24) -> f
     return float(np.exp(total / count))
 
 
-def build_model(rope_theta: float, seed: int) -> LlamaForCausalLM:
-    """Return the untrained model; 2 heads of 64, so 32 rotary pairs."""
+def build_model(rope_theta: float, head_dim: int, seed: int) -> LlamaForCausalLM:
+    """Return the untrained model; 2 heads, each with half as many rotary pairs as dimensions."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -248,7 +248,7 @@ def build_model(rope_theta: float, seed: int) -> LlamaForCausalLM:
         num_hidden_layers=4,
         num_attention_heads=2,
         num_key_value_heads=2,
-        head_dim=64,
+        head_dim=head_dim,
         max_position_embeddings=WINDOW,
         rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
         tie_word_embeddings=True,
@@ -284,6 +284,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, default=Path("resources/packages"))
     parser.add_argument("--rope-theta", type=float, default=200.0)
+    parser.add_argument("--head-dim", type=int, default=64, help="64: 32 rotary pairs")
     parser.add_argument("--tokens", type=float, default=26e6, help="token budget of all phases")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -304,7 +305,7 @@ def main() -> None:
     test_rows.documents = [np.array(encode(t)) for t in held_out.values()]
     test_rows.weights = np.full(len(held_out), 1 / len(held_out))
     books = {name: np.array(encode(text)) for name, text in held_out.items()}
-    model = build_model(arguments.rope_theta, arguments.seed)
+    model = build_model(arguments.rope_theta, arguments.head_dim, arguments.seed)
     compiled_loss = torch.compile(weighted_loss)
     print(
         "parameters",
