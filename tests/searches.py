@@ -78,8 +78,8 @@ def told(candidates: Sequence[Candidate], loss: Landscape) -> list[list[Loss]]:
     """Return what a loss says of candidates; its gradient, where wanted, is one of chance."""
 
     def gradient(candidate: Candidate, document: int) -> tuple[float, ...]:
-        pairs = range(SPACE.num_pairs)
-        return tuple(noise(pair)(candidate.individual, document) - 0.5 for pair in pairs)
+        derivatives = range(SPACE.num_pairs + 1)
+        return tuple(noise(d)(candidate.individual, document) - 0.5 for d in derivatives)
 
     return [
         [Loss(loss(c.individual, d), gradient(c, d) if c.gradient else None) for d in c.documents]
@@ -136,7 +136,7 @@ class FakeObjective:
     ) -> list[Score]:
         del done
         self.scored += [document for _, document, _ in units]
-        slope = tuple(np.linspace(-1, 1, GEOMETRY.num_pairs).tolist())
+        slope = tuple(np.linspace(-1, 1, GEOMETRY.num_pairs + 1).tolist())
         return [
             Score(self._loss(factors, document), 1, slope if gradient else None)
             for factors, document, gradient in units

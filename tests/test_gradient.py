@@ -13,6 +13,8 @@ from longrope.scoring import token_nlls
 from longrope.search.algorithm import Loss
 from longrope.search.backward import nll_gradient
 from longrope.search.gradient import Adam
+from longrope.search.model_worker import ModelWorker
+from longrope.search.workers import Scorer, Text, Unit
 
 
 def factors_of(model, num_start_tokens=5, attention_scale=1.1):
@@ -84,6 +86,20 @@ def test_a_document_of_one_token_is_refused(llama):
         nll_gradient(llama, TOKENS[:1], factors=factors_of(llama))
 
 
+def test_a_worker_gives_the_derivatives_of_the_pairs_and_then_that_of_the_attention_scale(
+    llama, tmp_path
+):
+    llama.save_pretrained(tmp_path)
+    factors = factors_of(llama)
+    scorer = Scorer(tmp_path, "float32", full_attention=False, chunk_length=50)
+    unit = Unit(factors, Text(TOKENS.numpy(), {"number": 0}, scored_from=30), gradient=True)
+    score = ModelWorker(scorer).score(unit)
+    expected = nll_gradient(llama, TOKENS, factors=factors, first=30)
+    assert score.num_tokens == 90
+    found = [slope / 90 for slope in (*expected.log_factors, expected.log_attention_scale)]
+    assert score.mean_gradient == pytest.approx(found, rel=1e-4, abs=1e-6)
+
+
 # The search ---------------------------------------------------------------------------------------
 
 
@@ -105,7 +121,7 @@ def quadratic(candidates):
     told = []
     for candidate in candidates:
         away = np.log(SPACE.factors(candidate.individual)) - np.log(4.0)
-        gradient = tuple((2 * away / len(away)).tolist()) if candidate.gradient else None
+        gradient = (*(2 * away / len(away)).tolist(), 0.0) if candidate.gradient else None
         told.append([Loss(float(np.mean(away**2)), gradient) for _ in candidate.documents])
     return told
 
@@ -135,6 +151,6 @@ def test_a_gradient_that_is_not_finite_moves_nothing(bad):
     for _ in range(5):
         (candidate,) = algorithm.ask()
         places.append(candidate.individual)
-        broken = [Loss(bad, (bad,) * SPACE.num_pairs) for _ in candidate.documents]
+        broken = [Loss(bad, (bad,) * (SPACE.num_pairs + 1)) for _ in candidate.documents]
         algorithm.tell([candidate], [broken])
     assert set(places) == {SEEDS["ntk"]}

@@ -208,30 +208,6 @@ def test_the_evolution_asks_for_valid_and_new_individuals(space, seed):
     assert [candidate.origin for candidate in groups[0]] == ["seed:linear", *11 * ["random"]]
 
 
-@pytest.mark.parametrize("name", ["cma", "auto"])
-@pytest.mark.parametrize("setting", ["theory", 3])
-def test_cma_and_auto_ask_for_valid_individuals_under_a_given_critical_pair(setting, name):
-    space = replace(SPACES[setting], attention=None)
-    groups = run(make(problem_in(space), SETTINGS | {"algorithm": name}), noise(1))
-    for candidate in (candidate for group in groups for candidate in group):
-        assert is_valid(SPACES[setting], candidate.individual)
-
-
-@pytest.mark.parametrize("least", [10.0, 14.0])
-def test_auto_nears_the_least_loss_where_derived_pairs_follow_the_critical_one(least):
-    space = replace(SPACES["theory"], attention=None)
-    goal = np.log(space.factors(space.nearest([least] * 16)))
-
-    def away(individual, document):
-        del document
-        return float(np.mean((np.log(space.factors(individual)) - goal) ** 2))
-
-    auto = make(problem_in(space), SETTINGS | {"algorithm": "auto"})
-    run(auto, away)
-    # all closed forms are one and the same individual there
-    assert auto.best.loss < away(space.nearest(METHODS["yarn"](GEOMETRY, SCALE)), 0) / 10
-
-
 def test_a_second_search_multiplies_derived_and_searched_factors_and_takes_its_attention_scale():
     tuned = tuple(np.linspace(1, 3, 16).tolist())
     problem = replace(PROBLEM, space=SPACES[3], base=tuned)
@@ -299,17 +275,8 @@ SEARCHES = ("search/tiny-1024", "search/tiny-ft1024-2048", "readjust/tiny-ft1024
             "search: algorithm cma cannot search under critical_dimension search; use evolution.",
         ),
         (
-            {"algorithm": "cma", "attention_scales": {"low": 1.0, "high": 1.2}},
-            "search: algorithm cma cannot search under attention_scales; use evolution.",
-        ),
-        (
             {"algorithm": "evolution-public", "critical_dimension": 0},
             "search: algorithm evolution-public cannot search under critical_dimension 0; use "
-            "evolution.",
-        ),
-        (
-            {"algorithm": "gradient", "critical_dimension": "theory"},
-            "search: algorithm gradient cannot search under critical_dimension theory; use "
             "evolution.",
         ),
         (

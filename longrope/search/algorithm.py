@@ -25,7 +25,7 @@ class Candidate:
     documents: tuple[int, ...]
     """indices of search documents"""
     gradient: bool = False
-    """whether the gradient of its losses by log factors is wanted as well"""
+    """whether the gradient of its losses is wanted as well"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Loss:
     value: float
     """nats per predicted token; inf if it is not finite"""
     gradient: tuple[float, ...] | None = None
-    """its derivatives by ln(factor) of every pair, where the candidate asked for them"""
+    """its derivatives by ln(factor) of every pair, then by ln(attention scale), where asked for"""
 
 
 @dataclass(frozen=True)

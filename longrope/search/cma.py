@@ -46,10 +46,10 @@ class Evolving(Scripted):
 
     batch_documents: int
 
-    def evolve(self, curve: Curve, budget: Budget, num_start_tokens: int) -> Points:
+    def evolve(self, curve: Curve, budget: Budget, start: Individual) -> Points:
         """Run CMA-ES on a curve and return its mean after every generation."""
         strategy = CMA(
-            mean=np.zeros(curve.num_variables),
+            mean=np.zeros(self.num_variables(curve)),
             sigma=budget.step,
             population_size=budget.generation_size,
             seed=int(self.generator.integers(2**31)),
@@ -61,18 +61,17 @@ class Evolving(Scripted):
             # the better half moves the mean
             self.kept = budget.generation_size // 2
             rows = yield [
-                Candidate(self.on(curve, sample, num_start_tokens), "cma", drawn)
-                for sample in samples
+                Candidate(self.on(curve, sample, start), "cma", drawn) for sample in samples
             ]
             losses = [min(mean, WORST) for mean in means(rows)]
             strategy.tell(list(zip(samples, losses, strict=True)))
             path.append(strategy.mean.copy())
         return path
 
-    def ends(self, curve: Curve, path: list[Vector], num_start_tokens: int) -> list[Individual]:
+    def ends(self, curve: Curve, path: list[Vector], start: Individual) -> list[Individual]:
         """Return where a path of means ends: the average of its later half, and the last mean."""
         late = path[len(path) // 2 :]
-        return [self.on(curve, point, num_start_tokens) for point in (np.mean(late, 0), path[-1])]
+        return [self.on(curve, point, start) for point in (np.mean(late, 0), path[-1])]
 
     def finish(self, found: Sequence[tuple[str, Individual]], start: Individual) -> Script:
         """Give what was found, best first, its start tokens, and select; `start` competes."""
@@ -110,14 +109,14 @@ class Bending(Evolving):
         self.num_candidates = len(seeds) + num_moves + len(space.start_tokens) + 4
         super().__init__(space, seeds, num_documents, seed)
 
-    def _path(self, knots: Knots, num_start_tokens: int) -> Points:
+    def _path(self, knots: Knots, start: Individual) -> Points:
         raise NotImplementedError
 
     def _script(self) -> Script:
         start = (yield from self.closed_forms(self.batch_documents)).individual
         knots = Knots(np.log(self.space.factors(start)), self._num_knots)
-        path = yield from self._path(knots, start.num_start_tokens)
-        average, last = self.ends(knots, path, start.num_start_tokens)
+        path = yield from self._path(knots, start)
+        average, last = self.ends(knots, path, start)
         return (yield from self.finish([("average", average), (self.last, last)], start))
 
 
@@ -130,8 +129,8 @@ class Cma(Bending):
         self._budget = budget
         super().__init__(space, seeds, num_moves=budget.num_candidates, **named)
 
-    def _path(self, knots: Knots, num_start_tokens: int) -> Points:
-        return self.evolve(knots, self._budget, num_start_tokens)
+    def _path(self, knots: Knots, start: Individual) -> Points:
+        return self.evolve(knots, self._budget, start)
 
 
 class Auto(Evolving):
@@ -161,12 +160,11 @@ class Auto(Evolving):
     def _script(self) -> Script:
         ramp_budget, knot_budget = self._budgets
         start = (yield from self.closed_forms(self.batch_documents)).individual
-        number = start.num_start_tokens
-        path = yield from self.evolve(self._ramp, ramp_budget, number)
-        ramp = self.ends(self._ramp, path, number)[0]
+        path = yield from self.evolve(self._ramp, ramp_budget, start)
+        ramp = self.ends(self._ramp, path, start)[0]
         knots = Knots(np.log(self.space.factors(ramp)), self._num_knots)
         found = [("ramp", ramp)]
         if knot_budget.num_generations:
-            path = yield from self.evolve(knots, knot_budget, number)
-            found.insert(0, ("knots", self.ends(knots, path, number)[0]))
+            path = yield from self.evolve(knots, knot_budget, ramp)
+            found.insert(0, ("knots", self.ends(knots, path, ramp)[0]))
         return (yield from self.finish(found, start))

@@ -22,6 +22,17 @@ def ntk_below(factor: float, pair: int) -> Factors:
     return float(factor) ** (np.arange(pair) / max(pair, 1))
 
 
+def with_derived(slopes: Factors, pair: int) -> Factors:
+    """Return derivatives by ln(factor) of searched pairs, 0 for those below `pair`, which follow it.
+
+    Args:
+        slopes: derivatives by ln(factor) of every pair alone, shape (P,).
+        pair: the critical one.
+    """
+    lent = slopes[:pair] @ np.arange(pair) / max(pair, 1)
+    return np.concatenate([np.zeros(pair), [slopes[pair] + lent], slopes[pair + 1 :]])
+
+
 def critical_pairs(setting: str | int | None, geometry: Geometry) -> tuple[int, ...]:
     """Return the candidates for the first searched pair, rising; the last is where seeds have it.
 

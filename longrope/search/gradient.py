@@ -12,6 +12,7 @@ import numpy as np
 
 from longrope.search.algorithm import Candidate
 from longrope.search.cma import Bending, Points
+from longrope.search.critical import with_derived
 from longrope.search.curves import Knots, Vector
 from longrope.search.script import Rows
 from longrope.search.space import Individual, Space
@@ -63,23 +64,31 @@ class Gradient(Bending):
         self._step = step
         super().__init__(space, seeds, num_moves=num_steps, **named)
 
-    def _path(self, knots: Knots, num_start_tokens: int) -> Points:
-        adam = Adam(knots.num_variables)
-        point = np.zeros(knots.num_variables)
+    def _path(self, knots: Knots, start: Individual) -> Points:
+        adam = Adam(self.num_variables(knots))
+        point = np.zeros(self.num_variables(knots))
         path: list[Vector] = []
         for number in range(self._num_steps):
-            slope = yield from self._slope(knots, point, num_start_tokens)
+            slope = yield from self._slope(knots, point, start)
             shrunk = 1 - (1 - LAST_STEP) * number / self._num_steps
             point = point + self._step * shrunk * adam.direction(slope)
             path.append(point)
         return path
 
     def _slope(
-        self, knots: Knots, point: Vector, num_start_tokens: int
+        self, knots: Knots, point: Vector, start: Individual
     ) -> Generator[list[Candidate], Rows, Vector]:
-        """Return the loss's derivatives by the variables, shape (K,); 0 where it is not finite."""
-        individual = self.on(knots, point, num_start_tokens)
+        """Return the loss's derivatives by the variables, shape (K,); 0 where it is not finite.
+
+        Rounding and projection are taken to change nothing.
+        """
+        individual = self.on(knots, point, start)
         drawn = self.draw(self.batch_documents)
         (row,) = yield [Candidate(individual, "gradient", drawn, gradient=True)]
-        by_pair = np.mean([loss.gradient or () for loss in row], axis=0)
-        return np.asarray(knots.basis.T @ np.nan_to_num(by_pair, posinf=0.0, neginf=0.0))
+        mean = np.mean([loss.gradient or () for loss in row], axis=0)
+        *by_pair, by_scale = np.nan_to_num(mean, posinf=0.0, neginf=0.0)
+        slopes = knots.basis.T @ with_derived(np.array(by_pair), individual.critical_pair)
+        if (grid := self.space.attention) is None:
+            return np.asarray(slopes)
+        # d ln a = unit / a for a variable's d
+        return np.append(slopes, by_scale * grid.unit / grid.scale(individual.attention_level))

@@ -47,4 +47,5 @@ class ModelWorker:
             factors=unit.factors,
             first=unit.text.scored_from,
         )
-        return Score(found.nll, unit.text.num_scored, tuple(found.log_factors.tolist()))
+        slopes = (*found.log_factors.tolist(), found.log_attention_scale)
+        return Score(found.nll, unit.text.num_scored, slopes)

@@ -123,7 +123,7 @@ class Objective:
 
 def _key(unit: Unit) -> Mapping[str, Any]:
     """Return what a unit's score is remembered under."""
-    wanted = {"gradient": True} if unit.gradient else {}
+    wanted = {"gradient": "factors, attention scale"} if unit.gradient else {}
     return {**unit.text.key, **unit.factors.identity(), **wanted}
 
 

@@ -97,13 +97,24 @@ class Scripted:
         chosen = self.generator.choice(len(self.documents), min(count, len(self.documents)), False)
         return tuple(int(document) for document in np.sort(chosen))
 
-    def on(self, curve: Curve, point: Vector, num_start_tokens: int = 0) -> Individual:
-        """Return the individual at a point of a curve: projected, clipped and rounded."""
-        logs = curve.log_factors(point)
+    def num_variables(self, curve: Curve) -> int:
+        """Return the variables of a curve, and one for the attention scale where it is searched."""
+        return curve.num_variables + (self.space.attention is not None)
+
+    def on(self, curve: Curve, point: Vector, start: Individual) -> Individual:
+        """Return the individual at a point of a curve: projected, clipped and rounded.
+
+        It has the start tokens of `start`, and its attention scale, moved by the point's last variable.
+        """
+        logs = curve.log_factors(point[: curve.num_variables])
         # pairs before a critical one follow it, whatever the curve says of them
         searched = slice(self.space.critical_pairs[-1], None)
         logs[searched] = isotonic_regression(logs[searched]).x
-        return self.space.nearest(np.exp(logs).tolist(), num_start_tokens)
+        found = self.space.nearest(np.exp(logs).tolist(), start.num_start_tokens)
+        if (grid := self.space.attention) is None:
+            return found
+        moved = grid.scale(start.attention_level) + grid.unit * float(point[-1])
+        return replace(found, attention_level=grid.nearest(moved))
 
     def pick(self, choices: Mapping[Individual, str], documents: tuple[int, ...]) -> Script:
         """Ask for some individuals, with origins, on the same documents; return the best."""

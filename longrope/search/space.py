@@ -53,6 +53,11 @@ class AttentionGrid:
         """Return the level of the nearest attention scale."""
         return min(max(round((scale - self.low) / self.step), 0), self.top)
 
+    @property
+    def unit(self) -> float:
+        """What a curve's variable of 1 adds to an attention scale: a quarter of the range."""
+        return (self.high - self.low) / 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Space:

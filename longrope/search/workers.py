@@ -40,7 +40,7 @@ class Unit:
     factors: RopeFactors
     text: Text
     gradient: bool = False
-    """whether the gradient by log factors is wanted as well"""
+    """whether the gradient is wanted as well"""
 
     def __str__(self) -> str:
         """Return what a person needs to find it."""
@@ -56,7 +56,7 @@ class Score:
     num_tokens: int
     """tokens that count"""
     gradient: tuple[float, ...] | None = None
-    """d nll / d ln factor by rotary pair, where it was wanted"""
+    """d nll / d ln factor by rotary pair, then d nll / d ln attention scale, where it was wanted"""
 
     @property
     def loss(self) -> float:
@@ -66,7 +66,7 @@ class Score:
 
     @property
     def mean_gradient(self) -> tuple[float, ...] | None:
-        """Derivatives of the loss by ln(factor), where they were wanted."""
+        """Derivatives of the loss, where they were wanted."""
         if self.gradient is None:
             return None
         return tuple(slope / self.num_tokens for slope in self.gradient)

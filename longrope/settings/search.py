@@ -134,12 +134,11 @@ class SearchSettings(Settings):
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> Self:
+        public = self.algorithm == "evolution-public"
+        self._refuse("attention_scales", public and self.attention_scales is not None)
+        self._refuse("critical_dimension", public and self.critical_dimension is not None)
         if self.algorithm != "evolution":
-            self._refuse("attention_scales", self.attention_scales is not None)
-            # A derived pair moves with the critical one alone, which a gradient by pair does not say.
-            never = self.algorithm in ("evolution-public", "gradient")
-            none_of_it = never and self.critical_dimension is not None
-            self._refuse("critical_dimension", none_of_it or self.critical_dimension == "search")
+            self._refuse("critical_dimension", self.critical_dimension == "search")
         return self
 
     def _refuse(self, key: str, given: bool) -> None:
