@@ -4,10 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 CLOSED_FORMS = 3
+FIRST_RAMPS = 3
+"""`longrope.search.curves.RAMPS`"""
 SELECTED = 4
 """individuals of a selection at most"""
-GRADIENT = 4
-"""documents that a gradient counts as; `longrope.search.algorithm` says why"""
+GRADIENT_COST = 4
+"""scored documents that a gradient counts as: forward, forward again in every layer, and a backward
+pass of twice a forward one; measured 3.4 on the embedded model"""
 
 Settings = Mapping[str, Any]
 
@@ -20,25 +23,39 @@ def scored_documents(settings: Settings) -> int:
         children: int = settings["num_mutations"] + settings["num_crossovers"]
         candidates: int = settings["population_size"] + settings["num_iterations"] * children
         return documents * candidates
-    few: int = min(settings[name]["batch_documents"], documents)
-    choices = len(settings["start_tokens"])
-    once = CLOSED_FORMS + ON_FEW_DOCUMENTS[name](settings[name]) + choices * (choices > 1)
-    return few * once + SELECTED * documents
+    return ON_FEW_DOCUMENTS[name](settings) + SELECTED * documents
 
 
-def _cma(own: Settings) -> int:
-    return int(own["num_generations"] * own["generation_size"])
+def _cma(settings: Settings) -> int:
+    own = settings["cma"]
+    return _bending(settings, own, own["num_generations"] * own["generation_size"])
 
 
-def _gradient(own: Settings) -> int:
-    return int(GRADIENT * own["num_steps"])
+def _gradient(settings: Settings) -> int:
+    own = settings["gradient"]
+    return _bending(settings, own, GRADIENT_COST * own["num_steps"])
 
 
-def _auto(own: Settings) -> int:
-    """Return the ramp it starts from, and all generations."""
+def _bending(settings: Settings, own: Settings, path: int) -> int:
+    """Return closed forms, a path that costs as many individuals, and start tokens."""
+    few: int = min(own["batch_documents"], settings["num_documents"])
+    return few * (CLOSED_FORMS + path + _start_tokens(len(settings["start_tokens"])))
+
+
+def _auto(settings: Settings) -> int:
+    """Return closed forms and ramps, all generations, and start tokens."""
+    own, documents = settings["auto"], settings["num_documents"]
     ramps = own["ramp_num_generations"] * own["ramp_generation_size"]
     bends = own["knot_num_generations"] * own["knot_generation_size"]
-    return int(1 + ramps + bends)
+    choices = min(len(settings["start_tokens"]), own["start_token_choices"])
+    first: int = min(own["start_documents"], documents) * (CLOSED_FORMS + FIRST_RAMPS)
+    few: int = min(own["batch_documents"], documents)
+    spent: int = ramps + bends + _start_tokens(choices)
+    return first + few * spent
+
+
+def _start_tokens(choices: int) -> int:
+    return choices if choices > 1 else 0
 
 
 ON_FEW_DOCUMENTS: dict[str, Callable[[Settings], int]] = {
@@ -46,4 +63,4 @@ ON_FEW_DOCUMENTS: dict[str, Callable[[Settings], int]] = {
     "gradient": _gradient,
     "auto": _auto,
 }
-"""individuals of the algorithms that are scored on few documents"""
+"""documents that an algorithm scores before its selection"""

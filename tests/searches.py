@@ -36,6 +36,8 @@ SETTINGS: dict[str, Any] = {
     },
     "gradient": {"num_knots": 4, "num_steps": 5, "batch_documents": 2, "step": 0.2},
     "auto": {
+        "start_documents": 2,
+        "start_token_choices": 5,
         "ramp_generation_size": 5,
         "ramp_num_generations": 3,
         "ramp_step": 1.0,

@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from searches import GEOMETRY, PROBLEM, SCALE, SEEDS, SETTINGS, SPACE, make, noise, run
 
 from longrope.search import algorithms
-from longrope.search.curves import Ramp, log_turns
+from longrope.search.cma import spread
+from longrope.search.curves import Ramp, log_turns, ramp_point
+from longrope.search_cost import FIRST_RAMPS
 from longrope.settings.search import AutoSettings
 
 DEFAULTS = AutoSettings.model_validate({}).model_dump()
 TURNS = log_turns(GEOMETRY, np.ones(GEOMETRY.num_pairs), GEOMETRY.original_length)
+RAMP_SEEDS = ["seed:ramp-1.4-0.7", "seed:ramp-32-1", "seed:ramp-64-2"]
 points = st.lists(st.floats(-3, 3), min_size=3, max_size=3).map(np.array)
 
 
@@ -44,6 +47,13 @@ def test_its_variables_move_the_middle_stretch_the_width_and_raise_the_end():
     assert high[-1] == pytest.approx(np.log(4.0) + 0.25)
 
 
+@pytest.mark.parametrize(("fast", "slow"), [(32.0, 1.0), (1.4, 0.7)])
+def test_a_ramp_between_two_numbers_of_turns_rises_from_the_one_to_the_other(fast, slow):
+    turns = np.log([fast * 2, fast, np.sqrt(fast * slow), slow, slow / 2])
+    shares = Ramp(turns, scale=4.0).log_factors(ramp_point(fast, slow)) / np.log(4.0)
+    np.testing.assert_allclose(shares, [0, 0, 0.5, 1, 1], atol=1e-12)
+
+
 def test_turns_are_those_of_the_window_the_model_knows_under_its_own_factors():
     # theta^(i/P) * 2 pi tokens a turn: 256 / 2 pi at pair 0; factors of 2 double the period
     assert TURNS[0] == pytest.approx(np.log(256 / (2 * np.pi)))
@@ -63,18 +73,31 @@ def test_it_never_falls_and_stays_between_one_and_its_height(point):
 
 
 def test_the_default_search_scores_a_hundredth_of_the_published_documents_at_most():
-    # three closed forms and a ramp, 4 generations of 5, 2 of 6, three numbers of start tokens: one
-    # document each; four on all five at most
+    # three closed forms and three ramps on three documents; 4 generations of 4, 2 of 5 and three numbers
+    # of start tokens on one each; four on all five at most, of which three have scored the start
     scored = [sum(len(c.documents) for c in group) for group in run(make_default(), noise(0))]
-    assert scored[:-1] == [4, 5, 5, 5, 5, 6, 6, 3]
+    assert scored[:-1] == [18, 4, 4, 4, 4, 5, 5, 3]
     assert scored[-1] in (15, 20)
-    # with all 14 numbers of start tokens, and three to select from
-    assert sum(scored[:-2]) + 14 + 15 <= 6720 / 100
+    # with 5 of 14 numbers of start tokens
+    assert sum(scored[:-2]) + 5 + 20 - 3 <= 6720 / 100
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=20, unique=True), st.integers(1, 9))
+def test_choices_are_thinned_in_their_order_and_keep_the_first(choices, count):
+    kept = spread(choices, count)
+    assert len(kept) == min(count, len(choices)) and kept[0] == choices[0]
+    assert [choices.index(one) for one in kept] == sorted(choices.index(one) for one in kept)
+
+
+def test_five_of_fourteen_numbers_of_start_tokens_are_spread_from_first_to_last():
+    # places 0, 3.25, 6.5, 9.75 and 13, rounded
+    assert spread(range(14), 5) == (0, 3, 6, 10, 13)
 
 
 def test_candidates_say_where_they_come_from():
     origins = [[c.origin for c in group] for group in run(make("auto"), noise(0))]
-    assert origins[0] == ["seed:linear", "seed:ntk", "seed:yarn", "seed:ramp"]
+    assert origins[0] == ["seed:linear", "seed:ntk", "seed:yarn", *RAMP_SEEDS]
+    assert len(RAMP_SEEDS) == FIRST_RAMPS
     assert {origin for group in origins[1:6] for origin in group} == {"cma"}
     assert set(origins[-2]) == {"start_tokens"}
     assert {"selection:ramp", "selection:knots", "selection:start"} <= set(origins[-1])
@@ -86,9 +109,9 @@ def test_without_generations_of_knots_there_is_only_the_ramp():
     assert "selection:knots" not in {c.origin for c in groups[-1]}
 
 
-def ramp_problem(seed):
+def ramp_problem(seed, best=(-1.5, 1.0, 0.5)):
     """Return a quadratic in log factors, least at a ramp elsewhere; documents differ in hardness."""
-    target = Ramp(TURNS, SCALE).log_factors(np.array([-1.5, 1.0, 0.5]))
+    target = Ramp(TURNS, SCALE).log_factors(np.array(best))
     generator = np.random.default_rng(seed)
     hardness = generator.normal(0, 5, 5)
     shift = generator.normal(0, 0.05, (5, GEOMETRY.num_pairs))
@@ -109,6 +132,29 @@ def test_by_default_it_comes_closer_to_another_ramp_than_any_closed_form_and_its
         run(algorithm, loss)
         left.append(distance(algorithm.best.individual) / min(map(distance, starts)))
     assert max(left) < 1 and np.median(left) < 1 / 2, left
+
+
+@pytest.mark.parametrize(("fast", "slow"), [(1.4, 0.7), (32.0, 1.0), (64.0, 2.0)])
+def test_generations_begin_around_the_first_ramp_that_is_best(fast, slow):
+    target = ramp_point(fast, slow)
+    loss, _ = ramp_problem(0, target)
+    groups = run(make("auto", auto={"ramp_step": 1e-9}), loss)
+    begun = {c.individual for c in groups[1]}
+    assert begun == {SPACE.nearest(np.exp(Ramp(TURNS, SCALE).log_factors(target)).tolist())}
+
+
+def test_one_document_unlike_the_others_does_not_choose_where_generations_begin():
+    # That one wants the ramp that the others want least; three of five documents are asked.
+    target = ramp_point(1.4, 0.7)
+    loss, _ = ramp_problem(0, target)
+
+    def odd(individual, document):
+        return loss(individual, document) * (-1 if document == 2 else 1)
+
+    wanted = SPACE.nearest(np.exp(Ramp(TURNS, SCALE).log_factors(target)).tolist())
+    for seed in range(8):
+        algorithm = make("auto", seed=seed, num_documents=5, auto=DEFAULTS | {"ramp_step": 1e-9})
+        assert {c.individual for c in run(algorithm, odd)[1]} == {wanted}
 
 
 @effort(max_examples=30)

@@ -10,10 +10,6 @@ from typing import Protocol
 
 from longrope.search.space import Individual
 
-GRADIENT_COST = 4
-"""scored tokens that a gradient counts as, per token: forward, forward again in every layer, and a
-backward pass of twice a forward one; measured 3.4 on the embedded model"""
-
 
 @dataclass(frozen=True)
 class Candidate:

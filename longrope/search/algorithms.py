@@ -8,7 +8,7 @@ import numpy as np
 from longrope.methods import yarn
 from longrope.search.algorithm import Algorithm
 from longrope.search.cma import Auto, Budget, Cma
-from longrope.search.curves import Ramp, log_turns
+from longrope.search.curves import RAMPS, Ramp, log_turns, ramp_point
 from longrope.search.driver import Problem
 from longrope.search.evolution import Evolution, EvolutionSettings
 from longrope.search.gradient import Gradient
@@ -65,15 +65,16 @@ def auto(problem: Problem, settings: Settings) -> Raceable:
     """Return CMA-ES on a ramp, then on knots that bend it."""
     own = settings["auto"]
     turns = log_turns(problem.geometry, np.array(problem.base), problem.source_length)
-    ramp = Ramp(turns, problem.scale)
-    start = np.exp(ramp.log_factors(np.zeros(ramp.num_variables)))
     return Auto(
         problem.space,
-        {**problem.seeds, "ramp": problem.space.nearest(start.tolist())},
-        ramp,
+        problem.seeds,
+        Ramp(turns, problem.scale),
+        {f"ramp-{fast:g}-{slow:g}": ramp_point(fast, slow) for fast, slow in RAMPS},
         ramp_budget=_budget(own, "ramp_"),
         knot_budget=_budget(own, "knot_"),
         num_knots=own["num_knots"],
+        start_documents=own["start_documents"],
+        start_token_choices=own["start_token_choices"],
         batch_documents=own["batch_documents"],
         num_documents=settings["num_documents"],
         seed=settings["seed"],

@@ -41,15 +41,26 @@ class Budget:
         return self.generation_size * self.num_generations
 
 
+def spread(choices: Sequence[int], count: int) -> tuple[int, ...]:
+    """Return at most `count` of some choices, evenly spread in their order, the first among them."""
+    kept = np.linspace(0, len(choices) - 1, min(count, len(choices))).round().astype(int)
+    return tuple(choices[index] for index in kept)
+
+
 class Evolving(Scripted):
     """What both searches by CMA-ES do to a curve."""
 
     batch_documents: int
 
-    def evolve(self, curve: Curve, budget: Budget, start: Individual) -> Points:
-        """Run CMA-ES on a curve and return its mean after every generation."""
+    def evolve(
+        self, curve: Curve, budget: Budget, start: Individual, point: Vector | None = None
+    ) -> Points:
+        """Run CMA-ES on a curve, from a point or the zero, and return its mean after every generation."""
+        mean = np.zeros(self.num_variables(curve))
+        if point is not None:
+            mean[: curve.num_variables] = point
         strategy = CMA(
-            mean=np.zeros(self.num_variables(curve)),
+            mean=mean,
             sigma=budget.step,
             population_size=budget.generation_size,
             seed=int(self.generator.integers(2**31)),
@@ -113,7 +124,8 @@ class Bending(Evolving):
         raise NotImplementedError
 
     def _script(self) -> Script:
-        start = (yield from self.closed_forms(self.batch_documents)).individual
+        yield from self.compare_seeds(self.batch_documents)
+        start = self.best.individual
         knots = Knots(np.log(self.space.factors(start)), self._num_knots)
         path = yield from self._path(knots, start)
         average, last = self.ends(knots, path, start)
@@ -134,33 +146,46 @@ class Cma(Bending):
 
 
 class Auto(Evolving):
-    """A ramp of three variables, then knots that bend the ramp found."""
+    """A ramp of three variables, from the best of some; then knots that bend the ramp found."""
 
     def __init__(
         self,
         space: Space,
         seeds: Mapping[str, Individual],
         ramp: Ramp,
+        starts: Mapping[str, Vector],
         *,
         ramp_budget: Budget,
         knot_budget: Budget,
         num_knots: int,
+        start_documents: int,
+        start_token_choices: int,
         batch_documents: int,
         num_documents: int,
         seed: int,
     ) -> None:
+        """Begin; each of `starts`, points of the ramp, competes with the other seeds."""
+        ramps = {
+            name: space.nearest(np.exp(ramp.log_factors(point)).tolist())
+            for name, point in starts.items()
+        }
         self.batch_documents = batch_documents
         self._ramp = ramp
+        self._starts = {ramps[name]: point for name, point in starts.items()}
         self._budgets = (ramp_budget, knot_budget)
         self._num_knots = num_knots
+        self._start_documents = start_documents
+        space = replace(space, start_tokens=spread(space.start_tokens, start_token_choices))
         spent = ramp_budget.num_candidates + knot_budget.num_candidates
-        self.num_candidates = len(seeds) + 1 + spent + len(space.start_tokens) + 5
-        super().__init__(space, seeds, num_documents, seed)
+        self.num_candidates = len(seeds) + len(starts) + spent + len(space.start_tokens) + 4
+        super().__init__(space, {**seeds, **ramps}, num_documents, seed)
 
     def _script(self) -> Script:
         ramp_budget, knot_budget = self._budgets
-        start = (yield from self.closed_forms(self.batch_documents)).individual
-        path = yield from self.evolve(self._ramp, ramp_budget, start)
+        losses = yield from self.compare_seeds(self._start_documents)
+        start = self.best.individual
+        point = self._starts[min(self._starts, key=losses.__getitem__)]
+        path = yield from self.evolve(self._ramp, ramp_budget, start, point)
         ramp = self.ends(self._ramp, path, start)[0]
         knots = Knots(np.log(self.space.factors(ramp)), self._num_knots)
         found = [("ramp", ramp)]

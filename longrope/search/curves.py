@@ -18,6 +18,10 @@ WIDTH = 0.7
 """a ramp's width at the start, in units of ln(turns): from 0.7 turns to 1.4"""
 
 
+RAMPS = ((1.4, 0.7), (32.0, 1.0), (64.0, 2.0))
+"""full turns between which a search's first ramps rise"""
+
+
 class Curve(Protocol):
     """A family of curves."""
 
@@ -78,6 +82,12 @@ class Knots:
     def log_factors(self, point: Vector) -> Vector:
         """Return the start plus the bend."""
         return self.start + self.basis @ point
+
+
+def ramp_point(fast: float, slow: float) -> Vector:
+    """Return the point of a ramp that rises from `fast` full turns to `slow`, as high as the scale."""
+    width = np.log(fast / slow) / WIDTH
+    return np.array([np.log(fast * slow), np.log(width) / 0.7, 0.0])
 
 
 def log_turns(geometry: Geometry, base: Vector, source_length: int) -> Vector:

@@ -12,12 +12,13 @@ import numpy as np
 
 from longrope.factors import RopeFactors
 from longrope.methods import METHODS, Geometry
-from longrope.search.algorithm import GRADIENT_COST, Algorithm, Best, Candidate, Loss
+from longrope.search.algorithm import Algorithm, Best, Candidate, Loss
 from longrope.search.critical import critical_pairs
 from longrope.search.objective import Objective, perplexity
 from longrope.search.progress import Progress
 from longrope.search.space import AttentionGrid, Individual, Space
 from longrope.search.workers import Score
+from longrope.search_cost import GRADIENT_COST
 
 CLOSED_FORM_SEEDS = ("linear", "ntk", "yarn")
 

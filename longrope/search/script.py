@@ -15,6 +15,8 @@ from longrope.search.space import Individual, Space
 Rows: TypeAlias = Sequence[Sequence[Loss]]
 """losses by candidate and document"""
 Script: TypeAlias = Generator[list[Candidate], Rows, Best]
+Comparison: TypeAlias = Generator[list[Candidate], Rows, dict[Individual, float]]
+"""a part of a script that returns mean losses"""
 
 
 def means(rows: Rows) -> list[float]:
@@ -116,21 +118,26 @@ class Scripted:
         moved = grid.scale(start.attention_level) + grid.unit * float(point[-1])
         return replace(found, attention_level=grid.nearest(moved))
 
-    def pick(self, choices: Mapping[Individual, str], documents: tuple[int, ...]) -> Script:
-        """Ask for some individuals, with origins, on the same documents; return the best."""
+    def compare(self, choices: Mapping[Individual, str], documents: tuple[int, ...]) -> Comparison:
+        """Ask for some individuals, with origins, on the same documents; return their mean losses."""
         self.kept = 1
         rows = yield [Candidate(one, origin, documents) for one, origin in choices.items()]
-        losses = means(rows)
-        found = min(range(len(losses)), key=losses.__getitem__)
-        self._best = Best(list(choices)[found], losses[found])
+        losses = dict(zip(choices, means(rows), strict=True))
+        found = min(losses, key=losses.__getitem__)
+        self._best = Best(found, losses[found])
+        return losses
+
+    def pick(self, choices: Mapping[Individual, str], documents: tuple[int, ...]) -> Script:
+        """Return the best of some individuals on the same documents."""
+        yield from self.compare(choices, documents)
         return self._best
 
-    def closed_forms(self, count: int) -> Script:
-        """Return the best closed form on some documents."""
+    def compare_seeds(self, count: int) -> Comparison:
+        """Return the seeds' mean losses on some documents; the best of them is `best`."""
         choices: dict[Individual, str] = {}
         for name, individual in self.seeds.items():
             choices.setdefault(individual, f"seed:{name}")
-        return (yield from self.pick(choices, self.draw(count)))
+        return (yield from self.compare(choices, self.draw(count)))
 
     def start_tokens(self, individual: Individual, count: int) -> Script:
         """Return an individual with the number of start tokens that suits it best."""

@@ -20,7 +20,10 @@ class CmaSettings(Settings):
 class AutoSettings(Settings):
     """CMA-ES on a ramp of three variables, then on knots; docs/search.md has the evidence."""
 
-    ramp_generation_size: int = Field(5, gt=3, description="ramps per generation")
+    start_documents: int = Field(
+        3, gt=0, description="documents the closed forms and the first ramps are compared on"
+    )
+    ramp_generation_size: int = Field(4, gt=3, description="ramps per generation")
     ramp_num_generations: int = Field(4, gt=0, description="generations of ramps")
     ramp_step: float = Field(
         1.0,
@@ -29,12 +32,17 @@ class AutoSettings(Settings):
         "width and 28 % of the height",
     )
     num_knots: int = Field(8, gt=1, description="variables that bend the ramp found")
-    knot_generation_size: int = Field(6, gt=3, description="bent ramps per generation")
+    knot_generation_size: int = Field(5, gt=3, description="bent ramps per generation")
     knot_num_generations: int = Field(2, ge=0, description="generations of bent ramps; 0: none")
     knot_step: float = Field(
         0.3, gt=0, description="first standard deviation of a knot's log factor"
     )
     batch_documents: int = Field(1, gt=0, description="documents each generation is scored on")
+    start_token_choices: int = Field(
+        5,
+        gt=0,
+        description="numbers of start tokens tried, spread over start_tokens; the first is one",
+    )
 
 
 class GradientSettings(Settings):
