@@ -274,7 +274,8 @@ def _callbacks(
         return [meter]
     if importlib.util.find_spec("tensorboard") is None:
         raise UserError(
-            "finetune.parallel.tensorboard needs the package tensorboard; install it, or set it false."
+            "finetune.parallel.tensorboard needs the package tensorboard, which is not installed: "
+            "`pip install 'longrope[train]'`, or set it false."
         )
     if layout.rank:
         return [meter]
