@@ -14,12 +14,7 @@ from longrope.settings.common import SplitRef
 from longrope.settings.config import Config, ExtensionStep
 from longrope.settings.search import SearchSettings, StudySettings
 from longrope.settings.sources import CorpusSettings
-from longrope.settings.training import (
-    FinetuneSettings,
-    check_division,
-    check_rows,
-    check_watch,
-)
+from longrope.settings.training import FinetuneSettings, check_division, check_rows
 from longrope.sources import Sources, installed
 from longrope.store.code import CodeIndex
 from longrope.store.files import RawFiles
@@ -244,7 +239,6 @@ class _Builder:
         if mixed is not None:
             sources["short_tokens"] = self._tokens(mixed.documents or finetune.documents)
         if finetune.watch is not None:
-            check_watch(finetune.parallel, size)
             sources["watched"] = self._tokens(finetune.watch.documents)
             runtime["watch"] = finetune.watch.model_dump(exclude={"documents"})
         settings = self._finetune_settings(finetune, text_length, step.target_length)

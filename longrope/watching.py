@@ -1,8 +1,8 @@
 """Perplexity of held-out documents while a model is trained; nothing here changes a weight.
 
-Every process of a job measures all documents: nothing is exchanged, and the state of the training is the same
-in all of them. What was measured is kept in that state, which a checkpoint holds, so a resumed run ends with
-the same lines as an uninterrupted one.
+Every process of a job measures all documents, so the state of the training is the same in all of them; all
+that they exchange are weights, where DeepSpeed divides them. What was measured is kept in that state, which
+a checkpoint holds, so a resumed run ends with the same lines as an uninterrupted one.
 
 Imported by name: the code that measures is no part of a tuned model's digest.
 """

@@ -19,12 +19,14 @@ from tiny_models import build
 from torch.utils.data import Dataset
 
 from longrope import training
+from longrope.corpora import TokenStore
 from longrope.factors import RopeFactors
 from longrope.models import geometry
 from longrope.rotary import install
 from longrope.settings.training import ParallelSettings
 from longrope.training_data import Mixed
 from longrope.verbs import run
+from longrope.watching import Watch
 
 SETTINGS: dict[str, Any] = {
     "num_steps": 3,
@@ -48,7 +50,7 @@ FACTORS = RopeFactors(
     target_length=64,
     method="longrope",
 )
-"""what long rows are under where short ones are between them"""
+"""what mixed and scaled cases are under"""
 
 
 class Rows(Dataset[dict[str, torch.Tensor]]):
@@ -70,7 +72,7 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
 def case(work: Path, **changes: Any) -> dict[str, Any]:
     """Return a case: a name is a setting of the stage, of its parallelism, or one of those below."""
     own = {"work": str(work), "length": 64, "micro_batch_size": 1, "architecture": "llama"}
-    own |= {"kill": None, "mixed": False}
+    own |= {"kill": None, "mixed": False, "scaled": False, "watched": None}
     result: dict[str, Any] = own | {"settings": dict(SETTINGS), "parallel": {}}
     for name, value in changes.items():
         places = [result["settings"], result if name in own else result["parallel"]]
@@ -86,12 +88,27 @@ def rows_of(case: dict[str, Any]) -> Dataset[dict[str, torch.Tensor]]:
     return Mixed(rows, Rows(32, num_rows * length // 32), 0.5, 0) if case["mixed"] else rows
 
 
+def watch_of(case: dict[str, Any]) -> Watch | None:
+    """Return what looks at the model of a case every second step, if it names a token store."""
+    if case["watched"] is None:
+        return None
+    return Watch(
+        TokenStore(Path(case["watched"])),
+        FACTORS,
+        num_documents=2,
+        every_steps=2,
+        chunk_length=50,
+        dtype="float32",
+    )
+
+
 def compute(case: dict[str, Any]) -> dict[str, Any] | None:
     """Train one case; return its log and the digest of its weights, None in all but the first process."""
     settings, length = case["settings"], case["length"]
     model = build(case["architecture"], max_position_embeddings=length)
-    if case["mixed"]:
+    if case["mixed"] or case["scaled"]:
         install(model, geometry(model, 32)).use(FACTORS)
+    watch = watch_of(case)
     trained = training.train(
         model,
         rows_of(case),
@@ -99,12 +116,14 @@ def compute(case: dict[str, Any]) -> dict[str, Any] | None:
         work=Path(case["work"]),
         micro_batch_size=case["micro_batch_size"],
         parallel=ParallelSettings.model_validate(case["parallel"]),
+        watch=watch,
     )
     if os.environ.get("RANK", "0") != "0":
         return None
     weights = model.state_dict() if trained.weights is None else trained.weights
     content = b"".join(weights[name].numpy().tobytes() for name in sorted(weights))
-    return {"log": trained.log, "weights": hashlib.sha256(content).hexdigest()}
+    seen = watch.found if watch else []
+    return {"log": trained.log, "weights": hashlib.sha256(content).hexdigest(), "watched": seen}
 
 
 def compute_node(case: dict[str, Any]) -> None:

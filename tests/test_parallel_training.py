@@ -181,12 +181,15 @@ def runs(tmp_path_factory):
     compiled = folder / "compiled"
     long = {"length": 1024, "micro_batch_size": 2}
     tiles = {"tile_length": 100, "tiled_mlp": True, "offload_activations": True}
-    killed = case(folder / "killed", num_steps=6)
+    scaled = {"num_steps": 6, "scaled": True}
+    watched = scaled | {"watched": str(write_tokens(folder / "tokens"))}
+    killed = case(folder / "killed", **watched)
     cases = {
         "shared": case(folder / "shared", **long),
         "tiled": case(folder / "tiled", **long, **tiles),
         "mixed": case(folder / "mixed", mixed=True, micro_batch_size=2, tile_length=10),
-        "whole": case(folder / "whole", num_steps=6),
+        "unwatched": case(folder / "unwatched", **scaled),
+        "whole": case(folder / "whole", **watched),
         "killed": killed | {"kill": [1, 5]},
     }
     found = {}
@@ -226,6 +229,17 @@ def test_two_processes_that_share_rows_resume_after_a_kill_to_the_same_bits(runs
     assert len(whole["log"]) == 6
     for one, two in zip(resumed["log"], whole["log"], strict=True):
         assert [one[key] for key in keys] == [two[key] for key in keys]
+
+
+def test_divided_weights_are_watched_as_whole_ones_are_and_do_not_notice(runs, tmp_path):
+    resumed, whole, unwatched = runs["resumed"], runs["whole"], runs["unwatched"]
+    assert whole["weights"] == unwatched["weights"]
+    assert resumed["watched"] == whole["watched"]
+    tokens = write_tokens(tmp_path / "tokens")
+    alone = parallel_runs.compute(case(tmp_path, num_steps=6, scaled=True, watched=str(tokens)))
+    assert len(alone["watched"]) == 8  # two lengths at steps 0, 2, 4 and 6
+    for one, two in zip(alone["watched"], whole["watched"], strict=True):
+        assert two == one | {"perplexity": pytest.approx(one["perplexity"], rel=1e-4)}
 
 
 def test_a_process_that_dies_ends_the_job_and_its_signal_is_shown(runs):

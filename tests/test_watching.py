@@ -23,7 +23,7 @@ from longrope.errors import UserError
 from longrope.factors import RopeFactors
 from longrope.models import geometry
 from longrope.rotary import install
-from longrope.settings.training import ParallelSettings, check_watch
+from longrope.settings.training import ParallelSettings
 from longrope.training import train
 from longrope.training_data import Chunks
 from longrope.watching import Watch
@@ -168,14 +168,6 @@ def test_documents_that_are_too_short_to_watch_are_refused(tokens):
         )
 
 
-@pytest.mark.parametrize(("offload", "processes"), [("none", 2), ("all", 1)])
-def test_watching_weights_that_no_process_has_whole_is_refused(offload, processes):
-    with pytest.raises(UserError, match=r"finetune\.watch needs whole weights"):
-        check_watch(ParallelSettings(offload=offload), processes)
-    check_watch(ParallelSettings(), 1)
-    check_watch(ParallelSettings(zero_stage=2), 2)
-
-
 def planned(folder, **finetune):
     settings = workflow_files.settings()
     settings["extension"][0]["finetune"].update(finetune)
@@ -201,10 +193,3 @@ def test_a_corpus_to_watch_that_is_nowhere_is_refused(tmp_path):
     workflow_files.write_experiment(tmp_path)
     with pytest.raises(UserError, match=r"watch\.documents: corpus 'elsewhere'"):
         planned(tmp_path, watch={"documents": {"corpus": "elsewhere", "split": "test"}})
-
-
-def test_rows_shared_by_processes_that_divide_the_weights_cannot_be_watched(tmp_path):
-    workflow_files.write_experiment(tmp_path)
-    documents = {"corpus": "words", "split": "test"}
-    with pytest.raises(UserError, match="set zero_stage to 2"):
-        planned(tmp_path, watch={"documents": documents}, parallel={"sequence_parallel": 2})

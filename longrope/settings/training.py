@@ -95,19 +95,6 @@ class WatchSettings(Settings):
     num_documents: int = Field(2, gt=0, description="documents that are scored at each look")
 
 
-def check_watch(parallel: ParallelSettings, processes: int) -> None:
-    """Refuse to score a model whose weights are not whole in each process.
-
-    Raises:
-        UserError: if DeepSpeed divides or moves them.
-    """
-    if parallel.zero_stage == 3 and (processes > 1 or parallel.offload != "none"):
-        raise UserError(
-            "finetune.watch needs whole weights in each process, and with finetune.parallel.zero_stage 3 no "
-            "process has them; set zero_stage to 2 (or 0 on one GPU), or finetune.watch to null."
-        )
-
-
 class LoraSettings(Settings):
     """Low-rank adapters, merged into the weights at the end."""
 

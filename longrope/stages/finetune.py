@@ -35,7 +35,7 @@ from longrope.models import geometry, load_model
 from longrope.rotary import install
 from longrope.runtime import Inputs, Runtime, Settings
 from longrope.scored import model_folder
-from longrope.settings.training import ParallelSettings, check_watch
+from longrope.settings.training import ParallelSettings
 from longrope.tokenizers import load_encoder
 from longrope.training import Trained, train
 from longrope.training_data import Chunks, Mix, Mixed, Skipped
@@ -53,7 +53,7 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     if lora is not None:
         add_adapters(model, lora, seed=settings["seed"])
     parallel = ParallelSettings.model_validate(runtime.options.get("parallel", {}))
-    watch = _watch(settings, inputs, factors, runtime, parallel)
+    watch = _watch(settings, inputs, factors, runtime)
     trained = train(
         model,
         _rows(settings, inputs, model, factors),
@@ -74,18 +74,11 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
             _write_lines(out / "watched.jsonl", watch.found)
 
 
-def _watch(
-    settings: Settings,
-    inputs: Inputs,
-    factors: RopeFactors,
-    runtime: Runtime,
-    parallel: ParallelSettings,
-) -> Any:
+def _watch(settings: Settings, inputs: Inputs, factors: RopeFactors, runtime: Runtime) -> Any:
     """Return a `longrope.watching.Watch`, or None."""
     chosen = runtime.options.get("watch")
     if chosen is None:
         return None
-    check_watch(parallel, int(os.environ.get("WORLD_SIZE", "1")))
     # By name: what only looks at a model is no part of its digest.
     watching = importlib.import_module("longrope.watching")
     return watching.Watch(
