@@ -194,7 +194,8 @@ def _training(work: Work, shape: Shape, machine: Machine) -> Estimate:
     settings, on_gpu = work.settings, bool(machine.gpus_per_node)
     length, dtype = settings["text_length"], settings["dtype"]
     rows = settings["num_steps"] * settings["batch_size"]
-    weights = shape.weight_bytes("float32")
+    trained = _trained(shape, settings)
+    weights = 4 * (shape.parameters + trained.added)
     parallel = ParallelSettings.model_validate(work.runtime.get("parallel", {}))
     at_once = work.runtime["micro_batch_size"] * length
 
@@ -205,40 +206,67 @@ def _training(work: Work, shape: Shape, machine: Machine) -> Estimate:
             at_once // size, dtype, checkpointing=on_gpu, logits=logits
         )
         moved = shape.checkpoint_bytes(at_once // size) if parallel.offload_activations else 0
-        return _states(shape, parallel, processes) + activations - moved
+        return _states(weights, trained.parameters, parallel, processes) + activations - moved
 
-    kept = _OFFLOADED[parallel.offload] * shape.parameters
+    kept = _offloaded(weights, trained.parameters, parallel)
     if parallel.offload_activations:
         kept += shape.checkpoint_bytes(at_once)
     memory = _Memory("train", weights, held, kept)
     gpus = memory.gpus(machine, parallel.sequence_parallel or 1)
-    flops = rows * shape.training_flops(length, checkpointing=on_gpu)
+    flops = rows * shape.training_flops(length, checkpointing=on_gpu, frozen=trained.added > 0)
     return Estimate(
         tokens=rows * length,
         flops=flops,
         seconds=flops / machine.training_speed / max(1, gpus),
-        disk_bytes=weights,
+        disk_bytes=shape.weight_bytes("float32"),
         **memory.on(machine, gpus=gpus),
     )
 
 
-def _states(shape: Shape, parallel: ParallelSettings, processes: int) -> float:
+@dataclass(frozen=True)
+class _Trained:
+    """What an optimizer moves."""
+
+    parameters: int
+    added: int = 0
+    """those of them that are adapters, and no part of the model"""
+
+
+def _trained(shape: Shape, settings: Mapping[str, Any]) -> _Trained:
+    lora = settings.get("lora")
+    if lora is None:
+        return _Trained(shape.parameters)
+    adapters = shape.adapter_parameters(lora["rank"])
+    more = shape.norm_and_embedding_parameters if lora["norms_and_embeddings"] else 0
+    return _Trained(adapters + more, adapters)
+
+
+def _states(weights: int, trained: int, parallel: ParallelSettings, processes: int) -> float:
     """Return the bytes of weights, gradients and optimizer of each of some processes.
 
-    DeepSpeed keeps a copy of the weights for the optimizer, also where they are float32 already.
+    DeepSpeed keeps a copy of what is trained for the optimizer, also where it is float32 already.
+
+    Args:
+        weights: bytes of all weights.
+        trained: parameters that are trained.
+        parallel: how it is spread.
+        processes: among them.
     """
-    weights, parameters = shape.weight_bytes("float32"), shape.parameters
-    optimizer = OPTIMIZER_BYTES * parameters
+    optimizer = OPTIMIZER_BYTES * trained
     alone = processes == 1 and parallel.offload == "none"
     if alone or parallel.zero_stage == 0:
         return weights + optimizer
-    divided = weights + optimizer - _OFFLOADED[parallel.offload] * parameters
+    divided = 4 * trained + optimizer - _offloaded(weights, trained, parallel)
     whole = weights if parallel.zero_stage == 2 else 0
     return whole + (divided + (weights if parallel.zero_stage == 3 else 0)) / processes
 
 
-_OFFLOADED = {"none": 0, "optimizer": 12, "all": 16}
-"""bytes of a parameter that wait in main memory: the optimizer's copy and two moments; and the weight"""
+def _offloaded(weights: int, trained: int, parallel: ParallelSettings) -> int:
+    """Return the bytes that wait in main memory: the optimizer's copy and two moments; and the weights."""
+    optimizer = 0 if parallel.offload == "none" else 12 * trained
+    return optimizer + (weights if parallel.offload == "all" else 0)
+
+
 MOST_GPUS = 1024
 """beyond which no number is tried"""
 

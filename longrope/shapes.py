@@ -72,6 +72,16 @@ class Shape:
         vocabulary = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return self.layers * (self.layer_weights + 2 * self.hidden) + vocabulary + self.hidden
 
+    def adapter_parameters(self, rank: int) -> int:
+        """Return the parameters of adapters on all matrices of the layers: rank times both widths."""
+        widths = 7 * self.hidden + 2 * self.queries + 2 * self.keys + 3 * self.intermediate
+        return self.layers * rank * widths
+
+    @property
+    def norm_and_embedding_parameters(self) -> int:
+        """Parameters of all norms and of the embedding."""
+        return (2 * self.layers + 1 + self.vocabulary) * self.hidden
+
     def layer_flops(self, tokens: int) -> int:
         """Return the FLOPs of all layers over T tokens: 2 per weight and token, and causal attention.
 
@@ -84,13 +94,15 @@ class Shape:
         """Return the FLOPs of a forward pass with the logits of some of its tokens."""
         return self.layer_flops(tokens) + 2 * self.hidden * self.vocabulary * logits
 
-    def training_flops(self, tokens: int, *, checkpointing: bool) -> int:
+    def training_flops(self, tokens: int, *, checkpointing: bool, frozen: bool = False) -> int:
         """Return the FLOPs of one row: the backward pass costs two forward ones.
 
-        Checkpointing runs the layers forward once more.
+        Checkpointing runs the layers forward once more. Where the layers' matrices are frozen, a third of
+        theirs, the matrices' own gradients, is not computed.
         """
         again = self.layer_flops(tokens) if checkpointing else 0
-        return 3 * self.forward_flops(tokens, tokens) + again
+        saved = 2 * self.layers * self.layer_weights * tokens if frozen else 0
+        return 3 * self.forward_flops(tokens, tokens) + again - saved
 
     # Bytes ----------------------------------------------------------------------------------------
 
