@@ -33,6 +33,8 @@ from longrope.store.identity import file_digest
 from longrope.tiling import activations_in_main_memory, return_summed_loss
 
 SCRIPT = Path(parallel_runs.__file__)
+GROUPED = ["mistral", "phi3", "qwen2", "qwen3"]
+"""architectures besides llama, of 4 query and 2 key-value heads in these tests"""
 ROOT = SCRIPT.parents[1]
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
@@ -81,6 +83,9 @@ def test_what_cannot_be_divided_among_the_processes_is_refused(monkeypatch):
         check_division(layout.group_size, 1022, heads)
     with pytest.raises(UserError, match="must divide the 2 key-value heads"):
         check_division(layout.group_size, 1024, heads)
+    with pytest.raises(UserError, match=r"num_key_value_heads, which a gpt_neox .*parallel to 1"):
+        check_division(2, 1024, {"num_attention_heads": 8, "model_type": "gpt_neox"})
+    check_division(1, 1024, {"num_attention_heads": 8, "model_type": "gpt_neox"})
     with pytest.raises(UserError, match="times 2 devices of 2 processes must divide"):
         Layout.of(ParallelSettings(sequence_parallel=2)).accumulation(6, 2)
 
@@ -188,6 +193,7 @@ def runs(tmp_path_factory):
         "shared": case(folder / "shared", **long),
         "tiled": case(folder / "tiled", **long, **tiles),
         "mixed": case(folder / "mixed", mixed=True, micro_batch_size=2, tile_length=10),
+        **{name: case(folder / name, architecture=name) for name in GROUPED},
         "unwatched": case(folder / "unwatched", **scaled),
         "whole": case(folder / "whole", **watched),
         "killed": killed | {"kill": [1, 5]},
@@ -210,6 +216,16 @@ def test_two_processes_that_share_rows_have_the_losses_and_gradients_of_one(runs
     assert len(alone["log"]) == len(runs[name]["log"]) == 3
     for one, two in zip(alone["log"], runs[name]["log"], strict=True):
         for key in ("loss", "grad_norm", "learning_rate"):
+            assert two[key] == pytest.approx(one[key], rel=1e-5), key
+
+
+@pytest.mark.parametrize("architecture", GROUPED)
+def test_two_processes_share_the_heads_of_every_architecture_with_groups(
+    runs, architecture, tmp_path
+):
+    alone = parallel_runs.compute(case(tmp_path, architecture=architecture))
+    for one, two in zip(alone["log"], runs[architecture]["log"], strict=True):
+        for key in ("loss", "grad_norm"):
             assert two[key] == pytest.approx(one[key], rel=1e-5), key
 
 

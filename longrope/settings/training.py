@@ -63,6 +63,11 @@ def check_division(size: int, text_length: int, told: Mapping[str, Any]) -> None
     Raises:
         UserError: naming what does not divide.
     """
+    if size > 1 and told.get("model_type") == "gpt_neox":
+        raise UserError(
+            f"{size} processes share a row, and DeepSpeed asks for num_key_value_heads, which a gpt_neox "
+            "model does not have; set finetune.parallel.sequence_parallel to 1."
+        )
     counts = {
         "text length": text_length,
         "query heads": told.get("num_attention_heads"),
