@@ -199,7 +199,10 @@ class Places(Sampler[list[int]]):
 
 
 class Pieces(Dataset[dict[str, Tensor]]):
-    """The piece of every row that this process works on, with the targets of its tokens."""
+    """The piece of every row that this process works on, with the targets of its tokens.
+
+    Where tokens stand is told of the whole row, because attention needs it.
+    """
 
     def __init__(self, rows: Dataset[dict[str, Tensor]], layout: Layout) -> None:
         self._rows = rows
@@ -211,12 +214,15 @@ class Pieces(Dataset[dict[str, Tensor]]):
         length = len(row["input_ids"])
         # shifted before it is cut: the last token of a piece predicts the first of the next
         targets = torch.cat([row["labels"][1:], torch.tensor([IGNORED])])
-        if row.get("piece_length"):
-            last = int(row["piece_length"]) - 1
-            targets[last :: last + 1] = IGNORED
+        if "positions" in row:
+            # the last token of a document does not predict the first of the next
+            targets[:-1][row["positions"][1:] == 0] = IGNORED
         # the model's positions say who attends to whom; `positions` of a row, where its tokens stand
         own = {"position_ids": torch.arange(length), "targets": targets}
         whole = {name: values for name, values in row.items() if name != "labels"} | own
         size = length // self._count
         piece = slice(self._number * size, (self._number + 1) * size)
-        return {name: values[piece] if values.dim() else values for name, values in whole.items()}
+        return {
+            name: values[piece] if name in ("input_ids", *own) else values
+            for name, values in whole.items()
+        }

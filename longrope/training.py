@@ -31,8 +31,8 @@ from longrope.parallel import (
     prepare_deepspeed,
     sequence_parallelism,
 )
-from longrope.pieces import attention_within_pieces
-from longrope.rotary import LongRopeRotary, Placed
+from longrope.pieces import Packed, attention_within_pieces
+from longrope.rotary import LongRopeRotary
 from longrope.settings.training import ParallelSettings, check_division
 from longrope.tiling import activations_in_main_memory, return_summed_loss
 
@@ -142,8 +142,8 @@ class _RowTrainer(Trainer):
         if not self._cuts:
             return super().compute_loss(model, inputs, *more, **named)
         if self._rotary is not None:
-            lengths = inputs.pop("piece_length").tolist()
-            self._rotary.placed = Placed(inputs.pop("positions"), tuple(lengths))
+            whole = inputs.pop("positions"), inputs.pop("piece_length")
+            self._rotary.placed = Packed.of(*whole, inputs["position_ids"])
         count, length = inputs["input_ids"].shape
         num_targets = count * (length * self._layout.group_size - 1)
         # This process's share of the mean.

@@ -1,12 +1,14 @@
 """Rows that a model is fine-tuned on: chunks of documents and passkey prompts, also at other positions.
 
 A row has `input_ids` and `labels`, shape (T,). One whose tokens stand elsewhere than at 0, 1, 2, ... also has
-`positions`, shape (T,), and `piece_length`: 0, or the length of the pieces that it is made of.
+`positions`, shape (T,), which are 0 where a document begins and nowhere else, and `piece_length`: 0, or the
+window that the pieces it is made of fit.
 
 Every row is a function of the seed and its place in the run, so data order does not depend on the number
 of devices and a resumed run sees what an uninterrupted one does.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from longrope.corpora import TokenStore
+from longrope.errors import UserError
 from longrope.prompts import Encode, build_prompt, classic_filler, draw_key
 
 
@@ -42,20 +45,10 @@ class Chunks(Dataset[dict[str, torch.Tensor]]):
         self._store = store
         self._encode = encode
         self._mix = mix
-        self._body = mix.text_length - 2
-        self._places = self._all_places()
+        body = mix.text_length - 2
+        what = f"fine-tuning documents for text length {mix.text_length}"
+        self._places = _whole_chunks(store, store.long_enough(body, what), body)
         self._classic = classic_filler(encode, mix.text_length)
-
-    def _all_places(self) -> list[tuple[int, int]]:
-        """Return (document, first token) of every whole chunk."""
-        documents = self._store.long_enough(
-            self._body, f"fine-tuning documents for text length {self._mix.text_length}"
-        )
-        return [
-            (document, begin)
-            for document in documents
-            for begin in range(0, int(self._store.lengths[document]) - self._body + 1, self._body)
-        ]
 
     def __len__(self) -> int:
         return self._mix.num_rows
@@ -67,15 +60,9 @@ class Chunks(Dataset[dict[str, torch.Tensor]]):
         tokens = torch.from_numpy(row)
         return {"input_ids": tokens, "labels": tokens}
 
-    def _place(self, index: int) -> tuple[int, int]:
-        epoch, position = divmod(index, len(self._places))
-        order = np.random.default_rng([self._mix.seed, 0, epoch]).permutation(len(self._places))
-        return self._places[int(order[position])]
-
     def _text(self, index: int) -> NDArray[np.int64]:
-        document, begin = self._place(index)
-        body = self._store.document(document, begin, begin + self._body)
-        return np.concatenate([[self._mix.begin_token], body, [self._mix.end_token]])
+        place = self._places[_shuffled(index, len(self._places), self._mix.seed)]
+        return _chunk(self._store, place, self._mix)
 
     def _prompt(self, index: int, generator: np.random.Generator) -> NDArray[np.int64]:
         classic = generator.random() < 0.5
@@ -88,6 +75,89 @@ class Chunks(Dataset[dict[str, torch.Tensor]]):
             key=draw_key(generator),
         )
         return prompt.tokens
+
+
+def _whole_chunks(
+    store: TokenStore, documents: Iterable[int], length: int
+) -> list[tuple[int, int]]:
+    """Return (document, first token) of every whole chunk of so many tokens."""
+    return [
+        (document, begin)
+        for document in documents
+        for begin in range(0, int(store.lengths[document]) - length + 1, length)
+    ]
+
+
+def _shuffled(index: int, count: int, seed: int) -> int:
+    """Return which of `count` places comes at an index of the run; each comes once an epoch."""
+    epoch, position = divmod(index, count)
+    return int(np.random.default_rng([seed, 0, epoch]).permutation(count)[position])
+
+
+def _chunk(store: TokenStore, place: tuple[int, int], mix: Mix) -> NDArray[np.int64]:
+    """Return a row of text from a document and its token there."""
+    document, begin = place
+    return _bounded(store.document(document, begin, begin + mix.text_length - 2), mix)
+
+
+def _bounded(body: NDArray[np.int64], mix: Mix) -> NDArray[np.int64]:
+    """Return tokens between BOS and EOS."""
+    return np.concatenate([[mix.begin_token], body, [mix.end_token]])
+
+
+class Windows(Dataset[dict[str, torch.Tensor]]):
+    """Windows of text: chunks of documents, and whole documents that are shorter, one after the other.
+
+    The short documents make one stream, each between BOS and EOS, which is cut into windows without regard to
+    them: a document that is cut goes on in another window, as a piece of its own. A last window that is not
+    full is left out. A window is a row with `positions`, from 0 in each piece.
+    """
+
+    def __init__(self, store: TokenStore, mix: Mix) -> None:
+        """Find the windows.
+
+        Raises:
+            UserError: if there is none.
+        """
+        self._store = store
+        self._mix = mix
+        body = mix.text_length - 2
+        self._chunks = _whole_chunks(store, np.flatnonzero(store.lengths >= body).tolist(), body)
+        self._short = np.flatnonzero(store.lengths < body)
+        self._ends = np.cumsum(store.lengths[self._short] + 2)
+        """where each short document ends in the stream, tokens"""
+        self._count = len(self._chunks) + int(self._ends.max(initial=0)) // mix.text_length
+        if self._count == 0:
+            raise UserError(
+                f"finetune.mixed_window: all documents together have {store.offsets[-1]} tokens, too few for "
+                f"one window of {mix.text_length}; name more in finetune.mixed_window.documents."
+            )
+
+    def __len__(self) -> int:
+        return self._mix.num_rows
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        pieces = self._pieces(_shuffled(index, self._count, self._mix.seed))
+        tokens = torch.from_numpy(np.concatenate(pieces))
+        positions = torch.cat([torch.arange(len(piece)) for piece in pieces])
+        return {"input_ids": tokens, "labels": tokens, "positions": positions}
+
+    def _pieces(self, number: int) -> list[NDArray[np.int64]]:
+        if number < len(self._chunks):
+            return [_chunk(self._store, self._chunks[number], self._mix)]
+        return self._packed(number - len(self._chunks))
+
+    def _packed(self, number: int) -> list[NDArray[np.int64]]:
+        """Return what a window of the stream holds of each of its documents."""
+        begin, end = number * self._mix.text_length, (number + 1) * self._mix.text_length
+        first = int(np.searchsorted(self._ends, begin, side="right"))
+        last = int(np.searchsorted(self._ends, end))
+        pieces = []
+        for place in range(first, last + 1):
+            tokens = _bounded(self._store.document(int(self._short[place])), self._mix)
+            start = int(self._ends[place]) - len(tokens)
+            pieces.append(tokens[max(0, begin - start) : end - start])
+        return pieces
 
 
 class Skipped(Dataset[dict[str, torch.Tensor]]):
@@ -140,16 +210,15 @@ def skipping_positions(
 class Mixed(Dataset[dict[str, torch.Tensor]]):
     """Long rows, and rows of short pieces, each of which knows nothing of the others.
 
-    A piece is as long as the original window; its positions begin at 0.
+    A row of pieces is some windows of the original length one after the other, each of one piece or more.
 
-    Source: Shang et al. 2025, LongRoPE2 (arXiv:2502.20082), mixed context window training. There documents
-    of any length up to the window are packed; here all pieces are of the window's length.
+    Source: Shang et al. 2025, LongRoPE2 (arXiv:2502.20082), mixed context window training.
     """
 
     def __init__(
         self,
         rows: Dataset[dict[str, torch.Tensor]],
-        pieces: Dataset[dict[str, torch.Tensor]],
+        windows: Dataset[dict[str, torch.Tensor]],
         short_fraction: float,
         seed: int,
     ) -> None:
@@ -157,16 +226,17 @@ class Mixed(Dataset[dict[str, torch.Tensor]]):
 
         Args:
             rows: the long ones, T tokens each.
-            pieces: as many for each row as it has room for; those of long rows are passed over.
+            windows: with `positions`; as many for each row as it has room for. Those of long rows are
+                passed over.
             short_fraction: how many rows are of pieces.
             seed: of the draws.
         """
         self._rows = rows
-        self._pieces = pieces
+        self._windows = windows
         self._short_fraction = short_fraction
         self._seed = seed
         self._length = len(rows[0]["input_ids"])
-        self._piece_length = len(pieces[0]["input_ids"])
+        self._window = len(windows[0]["input_ids"])
 
     def __len__(self) -> int:
         return len(self._rows)  # type: ignore[arg-type]
@@ -178,10 +248,7 @@ class Mixed(Dataset[dict[str, torch.Tensor]]):
         return plain | self._rows[index]
 
     def _short(self, index: int) -> dict[str, torch.Tensor]:
-        count = self._length // self._piece_length
-        pieces = [self._pieces[number] for number in range(index * count, (index + 1) * count)]
-        joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-        return joined | {
-            "positions": torch.arange(self._length) % self._piece_length,
-            "piece_length": torch.tensor(self._piece_length),
-        }
+        count = self._length // self._window
+        windows = [self._windows[number] for number in range(index * count, (index + 1) * count)]
+        joined = {name: torch.cat([window[name] for window in windows]) for name in windows[0]}
+        return joined | {"piece_length": torch.tensor(self._window)}

@@ -69,6 +69,15 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": tokens, "labels": tokens}
 
 
+class Windows(Rows):
+    """Random windows, each a function of its place alone: one piece, and three, in turn."""
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        lengths = [self._length, 0, 0] if index % 2 else [12, 1, self._length - 13]
+        positions = torch.cat([torch.arange(length) for length in lengths])
+        return super().__getitem__(index) | {"positions": positions}
+
+
 def case(work: Path, **changes: Any) -> dict[str, Any]:
     """Return a case: a name is a setting of the stage, of its parallelism, or one of those below."""
     own = {"work": str(work), "length": 64, "micro_batch_size": 1, "architecture": "llama"}
@@ -81,11 +90,11 @@ def case(work: Path, **changes: Any) -> dict[str, Any]:
 
 
 def rows_of(case: dict[str, Any]) -> Dataset[dict[str, torch.Tensor]]:
-    """Return the rows of a case; mixed ones are half of them pieces of 32 tokens."""
+    """Return the rows of a case; mixed ones are half of them windows of 32 tokens."""
     length, settings = case["length"], case["settings"]
     num_rows = settings["num_steps"] * settings["batch_size"]
     rows = Rows(length, num_rows)
-    return Mixed(rows, Rows(32, num_rows * length // 32), 0.5, 0) if case["mixed"] else rows
+    return Mixed(rows, Windows(32, num_rows * length // 32), 0.5, 0) if case["mixed"] else rows
 
 
 def watch_of(case: dict[str, Any]) -> Watch | None:

@@ -1,6 +1,7 @@
 """Rows of short pieces under the original embedding, beside long rows under scaled factors."""
 
 import copy
+import json
 
 import numpy as np
 import parallel_runs
@@ -13,16 +14,17 @@ from tiny_models import ORIGINAL_LENGTH, build
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from longrope import configuration, plan
+from longrope.corpora import TokenStore
 from longrope.errors import UserError
 from longrope.factors import RopeFactors
 from longrope.methods import Geometry
 from longrope.models import geometry
 from longrope.parallel import Layout, Pieces
-from longrope.pieces import attention_within_pieces
-from longrope.rotary import Placed, install
+from longrope.pieces import Packed, attention_within_pieces
+from longrope.rotary import install
 from longrope.stages.readjust import or_pretrained
 from longrope.tiling import IGNORED
-from longrope.training_data import Mixed
+from longrope.training_data import Chunks, Mix, Mixed, Windows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
 
@@ -39,6 +41,36 @@ class Counted(torch.utils.data.Dataset):
     def __getitem__(self, index):
         row = torch.full((self.length,), self.first + index)
         return {"input_ids": row, "labels": row}
+
+
+class CountedWindows(Counted):
+    """Windows of one length that tell their place, each of one piece."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) | {"positions": torch.arange(self.length)}
+
+
+def write_documents(folder, lengths):
+    """Write a token store of documents: document 1 is 1000, 1001, ... and so on."""
+    folder.mkdir()
+    tokens = [1000 * number + np.arange(length) for number, length in enumerate(lengths, start=1)]
+    (folder / "tokens.bin").write_bytes(np.concatenate(tokens).astype(np.uint32).tobytes())
+    np.save(folder / "offsets.npy", np.cumsum([0, *lengths]))
+    meta = {"dtype": "uint32", "names": list(map(str, lengths)), "num_tokens": sum(lengths)}
+    (folder / "tokens.json").write_text(json.dumps(meta))
+    return TokenStore(folder)
+
+
+def mix(window=16, **changes):
+    values = {"num_rows": 60, "passkey_fraction": 0.0, "begin_token": 0, "end_token": 1, "seed": 0}
+    return Mix(text_length=window, **(values | changes))
+
+
+def pieces_of(row):
+    """Return the tokens of each piece of a row."""
+    begins = [place for place, position in enumerate(row["positions"].tolist()) if position == 0]
+    ends = [*begins[1:], len(row["positions"])]
+    return [row["input_ids"][begin:end].tolist() for begin, end in zip(begins, ends, strict=True)]
 
 
 def factors_of(model, length=128):
@@ -61,16 +93,18 @@ def logits(model, tokens):
 # Attention and embedding --------------------------------------------------------------------------
 
 
-def test_every_piece_is_read_alone_by_the_pretrained_model_beside_a_long_row(model):
+@pytest.mark.parametrize("lengths", [(32,) * 4, (40, 1, 5, 5, 5, 72)])
+def test_every_piece_is_read_alone_by_the_pretrained_model_beside_a_long_row(model, lengths):
     tokens = torch.randint(2, 97, (2, 128), generator=torch.Generator().manual_seed(5))
     # transformers' own model, each piece in a call of its own
-    alone = torch.cat([logits(model, piece[None]) for piece in tokens[0].split(32)], dim=1)
+    alone = torch.cat([logits(model, piece[None]) for piece in tokens[0].split(lengths)], dim=1)
     rotary = install(model, geometry(model, ORIGINAL_LENGTH))
     rotary.use(factors_of(model))
     long = logits(model, tokens[1:])
-    positions = torch.stack([torch.arange(128) % 32, torch.arange(128)])
+    places = torch.arange(128).expand(2, -1)
+    positions = torch.stack([torch.cat([torch.arange(one) for one in lengths]), places[1]])
     with attention_within_pieces(rotary, model.config._attn_implementation):
-        rotary.placed = Placed(positions, (32, 0))
+        rotary.placed = Packed.of(positions, torch.tensor([72, 0]), places)
         found = logits(model, tokens)
         rotary.placed = None
         again = logits(model, tokens[1:])
@@ -93,7 +127,7 @@ def test_the_attention_of_the_process_is_as_before_after_training(llama):
 
 
 def test_a_row_of_pieces_begins_anew_at_each_and_predicts_nothing_across_them():
-    mixed = Mixed(Counted(12), Counted(4, first=1000, num_rows=300), 0.5, seed=0)
+    mixed = Mixed(Counted(12), CountedWindows(4, first=1000, num_rows=300), 0.5, seed=0)
     rows = [mixed[index] for index in range(20)]
     number = next(i for i, row in enumerate(rows) if row["piece_length"])
     row = rows[number]
@@ -107,30 +141,119 @@ def test_a_row_of_pieces_begins_anew_at_each_and_predicts_nothing_across_them():
 
 
 def test_a_long_row_between_them_is_as_it_was():
-    mixed = Mixed(Counted(12), Counted(4, num_rows=300), 0.5, seed=0)
+    mixed = Mixed(Counted(12), CountedWindows(4, num_rows=300), 0.5, seed=0)
     number = next(i for i in range(20) if not mixed[i]["piece_length"])
     assert mixed[number]["input_ids"].tolist() == [number] * 12
     assert mixed[number]["positions"].tolist() == list(range(12))
 
 
 def test_rows_of_pieces_have_the_asked_share_whatever_was_read_before():
-    mixed = Mixed(Counted(4), Counted(4), 0.3, seed=7)
+    mixed = Mixed(Counted(4), CountedWindows(4), 0.3, seed=7)
     lengths = [int(mixed[index]["piece_length"]) for index in range(100)]
     assert [int(mixed[index]["piece_length"]) for index in reversed(range(100))] == lengths[::-1]
     # six standard deviations of 100 draws
     assert lengths.count(4) / 100 == pytest.approx(0.3, abs=0.28)
-    many = Mixed(Counted(4), Counted(4), 0.3, seed=8)
+    many = Mixed(Counted(4), CountedWindows(4), 0.3, seed=8)
     assert [int(many[index]["piece_length"]) for index in range(100)] != lengths
 
 
 @given(size=st.sampled_from([1, 2, 3, 6]), window=st.sampled_from([2, 4, 12]))
 def test_processes_that_share_a_row_of_pieces_hold_all_of_it_once(size, window):
-    mixed = Mixed(Counted(12), Counted(window, num_rows=600), 0.999, seed=0)
+    mixed = Mixed(Counted(12), CountedWindows(window, num_rows=600), 0.999, seed=0)
     shares = [Pieces(mixed, Layout(size, rank, size, 3))[0] for rank in range(size)]
     whole = Pieces(mixed, Layout())[0]
-    for name in ("input_ids", "targets", "positions", "position_ids"):
+    for name in ("input_ids", "targets", "position_ids"):
         assert torch.cat([share[name] for share in shares]).equal(whole[name]), name
-    assert {int(share["piece_length"]) for share in shares} == {window}
+    for share in shares:
+        assert share["positions"].equal(whole["positions"])
+        assert int(share["piece_length"]) == window
+    packed = [Packed.of(*batch_of(share)) for share in shares]
+    assert torch.cat([one.positions for one in packed], dim=1)[0].equal(whole["positions"])
+    assert {one.lengths for one in packed} == {((window,) * (12 // window),)}
+
+
+def batch_of(share):
+    """Return what `Packed` is made of, of one row."""
+    return [share[name][None] for name in ("positions", "piece_length", "position_ids")]
+
+
+# Short documents ----------------------------------------------------------------------------------
+
+
+def test_short_documents_stand_one_after_the_other_between_bos_and_eos(tmp_path):
+    # with BOS and EOS 5, 11 and 16 tokens: two windows of 16
+    windows = Windows(write_documents(tmp_path / "tokens", [3, 9, 14]), mix(num_rows=2))
+    pieces = sorted(pieces_of(windows[index]) for index in range(2))
+    assert pieces == [
+        [[0, *range(1000, 1003), 1], [0, *range(2000, 2009), 1]],
+        [[0, *range(3000, 3014), 1]],
+    ]
+
+
+def test_a_short_document_that_is_cut_goes_on_in_the_next_window_as_a_piece_of_its_own(tmp_path):
+    windows = Windows(write_documents(tmp_path / "tokens", [10, 12, 5]), mix(num_rows=2))
+    pieces = sorted(pieces_of(windows[index]) for index in range(2))
+    assert pieces == [
+        [[0, *range(1000, 1010), 1], [0, 2000, 2001, 2002]],
+        # the last two tokens of 33 fill no window
+        [[*range(2003, 2012), 1], [0, *range(3000, 3005)]],
+    ]
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=12), seed=st.integers(0, 3))
+def test_a_piece_is_of_one_document_and_an_epoch_has_every_short_one_once(
+    tmp_path_factory, lengths, seed
+):
+    store = write_documents(tmp_path_factory.mktemp("any") / "tokens", [*lengths, 14])
+    windows = Windows(store, mix(seed=seed))
+    num_chunks = sum(length // 14 for length in lengths) + 1
+    short = sum(length + 2 for length in lengths if length < 14)
+    epoch = [windows[index] for index in range(num_chunks + short // 16)]
+    assert all(len(row["input_ids"]) == 16 for row in epoch)
+    pieces = [[token for token in piece if token > 1] for row in epoch for piece in pieces_of(row)]
+    assert all(np.diff(piece).tolist() == [1] * (len(piece) - 1) for piece in pieces)
+    found = [token for piece in pieces for token in piece]
+    assert len(set(found)) == len(found)
+    of_short = [token for token in found if lengths_of(lengths, token) < 14]
+    # less than one window of the stream is left out
+    assert short - 16 < len(of_short) + 2 * sum(length < 14 for length in lengths) <= short
+
+
+def lengths_of(lengths, token):
+    """Return the length of the document that a token is of."""
+    return [0, *lengths, 14][token // 1000]
+
+
+def test_no_token_predicts_one_of_another_document(tmp_path):
+    windows = Windows(write_documents(tmp_path / "tokens", [3, 9, 10, 12, 5]), mix())
+    mixed = Mixed(Counted(48), windows, 0.999, seed=0)
+    row = Pieces(mixed, Layout())[0]
+    expected = [target for piece in pieces_of(row) for target in [*piece[1:], IGNORED]]
+    assert row["targets"].tolist() == expected
+    assert len(pieces_of(row)) > 3
+
+
+def test_windows_of_long_documents_are_the_chunks_that_long_rows_are(tmp_path):
+    store = write_documents(tmp_path / "tokens", [70, 14, 33])
+    chunks = Chunks(store, lambda text: [2] * len(text), mix())
+    windows = Windows(store, mix())
+    for index in range(20):
+        assert torch.equal(windows[index]["input_ids"], chunks[index]["input_ids"])
+        assert windows[index]["positions"].tolist() == list(range(16))
+
+
+def test_the_order_of_windows_depends_on_the_seed_and_on_nothing_read_before(tmp_path):
+    store = write_documents(tmp_path / "tokens", [3, 9, 20, 10, 12, 5, 40])
+    one, again, other = (Windows(store, mix(seed=seed)) for seed in (0, 0, 1))
+    rows = [one[index]["input_ids"].tolist() for index in range(20)]
+    assert [again[index]["input_ids"].tolist() for index in reversed(range(20))] == rows[::-1]
+    assert [other[index]["input_ids"].tolist() for index in range(20)] != rows
+
+
+def test_documents_that_fill_no_window_together_are_refused(tmp_path):
+    store = write_documents(tmp_path / "tokens", [5, 6])
+    with pytest.raises(UserError, match=r"have 11 tokens, too few for one window of 16; name more"):
+        Windows(store, mix())
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -158,12 +281,14 @@ def test_the_loss_of_a_step_is_the_mean_of_its_rows_under_their_own_embeddings(t
     install(scaled, geometry(scaled, 32)).use(parallel_runs.FACTORS)
     total = 0.0
     for row in (rows[index] for index in range(4)):
-        window = int(row["piece_length"])
-        for piece in row["input_ids"].split(window or 64):
-            chosen = model if window else scaled
-            loss = chosen(input_ids=piece[None], labels=piece[None], use_cache=False).loss
-            total += loss.item() * (len(piece) - 1)
-    assert {int(rows[index]["piece_length"]) for index in range(4)} == {0, 32}
+        chosen = model if row["piece_length"] else scaled
+        for piece in map(torch.tensor, pieces_of(row)):
+            # a piece of one token has no next one
+            if len(piece) > 1:
+                loss = chosen(input_ids=piece[None], labels=piece[None], use_cache=False).loss
+                total += loss.item() * (len(piece) - 1)
+    counts = [len(pieces_of(rows[index])) for index in range(4)]
+    assert {1, 4} <= set(counts), "long rows, and windows of one piece and of three"
     assert entry["loss"] == pytest.approx(total / (4 * 63), rel=1e-5)
 
 

@@ -88,7 +88,8 @@ class MixedWindowSettings(Settings):
         gt=0, lt=1, description="fraction of rows that are of short pieces"
     )
     documents: SplitRef | None = Field(
-        None, description="documents that pieces are cut from; those of the long rows if null"
+        None,
+        description="documents of any length for the pieces; those of the long rows if null",
     )
 
 
@@ -132,7 +133,7 @@ class FinetuneSettings(Settings):
     checkpoint_steps: int = Field(50, gt=0, description="steps between resumable checkpoints")
     mixed_window: MixedWindowSettings | None = Field(
         None,
-        description="train the original embedding too, on pieces of the original length (LongRoPE2)",
+        description="train the original embedding too, on pieces of at most the original length (LongRoPE2)",
     )
     position_skipping: bool = Field(
         False,

@@ -3,7 +3,7 @@
 Consumes  model      the base model, or the one tuned in the step before
           factors    node with the factors.json to train under
           tokens     token store of training documents
-          short_tokens  with mixed windows: token store of the documents that pieces are cut from
+          short_tokens  with mixed windows: token store of the documents that pieces are made of
           tokenizer  the base model's folder
           watched    if watched: token store of held-out documents
 Produces  model/        safetensors, plain RoPE in its config: it needs the factors beside it
@@ -38,7 +38,7 @@ from longrope.scored import model_folder
 from longrope.settings.training import ParallelSettings
 from longrope.tokenizers import load_encoder
 from longrope.training import Trained, train
-from longrope.training_data import Chunks, Mix, Mixed, Skipped
+from longrope.training_data import Chunks, Mix, Mixed, Skipped, Windows
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
@@ -112,53 +112,40 @@ def _rows(
     settings: Settings, inputs: Inputs, model: PreTrainedModel, factors: RopeFactors
 ) -> Dataset[dict[str, Tensor]]:
     """Return the rows of the run: text and passkeys, with skipped positions or between short pieces."""
-    seed, num_rows = settings["seed"], settings["num_steps"] * settings["batch_size"]
-    rows: Dataset[dict[str, Tensor]] = _chunks(
-        settings, inputs, model, "tokens", length=settings["text_length"], num_rows=num_rows
-    )
+    seed = settings["seed"]
+    encoder = load_encoder(inputs["tokenizer"].path)
+
+    def encode(text: str) -> Sequence[int]:
+        return list(encoder.encode(text, add_special_tokens=False).ids)
+
+    mix = _mix(settings, model)
+    rows: Dataset[dict[str, Tensor]] = Chunks(TokenStore(inputs["tokens"].path), encode, mix)
     if settings.get("position_skipping"):
         rows = Skipped(rows, factors.target_length, seed)
     mixed = settings.get("mixed_window")
     if mixed is None:
         return rows
     window = factors.original_length
-    pieces = _chunks(
-        {**settings, "passkey_fraction": 0.0},
-        inputs,
-        model,
-        "short_tokens",
-        length=window,
-        num_rows=num_rows * (settings["text_length"] // window),
+    num_windows = mix.num_rows * (mix.text_length // window)
+    windows = Windows(
+        TokenStore(inputs["short_tokens"].path),
+        replace(mix, text_length=window, num_rows=num_windows),
     )
-    return Mixed(rows, pieces, mixed["short_fraction"], seed)
+    return Mixed(rows, windows, mixed["short_fraction"], seed)
 
 
-def _chunks(
-    settings: Settings,
-    inputs: Inputs,
-    model: PreTrainedModel,
-    role: str,
-    *,
-    length: int,
-    num_rows: int,
-) -> Chunks:
-    """Return chunks of so many tokens of the documents in a role."""
-    encoder = load_encoder(inputs["tokenizer"].path)
-
-    def encode(text: str) -> Sequence[int]:
-        return list(encoder.encode(text, add_special_tokens=False).ids)
-
+def _mix(settings: Settings, model: PreTrainedModel) -> Mix:
+    """Return what the rows of text are."""
     end = _one(model.config.eos_token_id)
     begin = model.config.bos_token_id
-    mix = Mix(
-        text_length=length,
-        num_rows=num_rows,
+    return Mix(
+        text_length=settings["text_length"],
+        num_rows=settings["num_steps"] * settings["batch_size"],
         passkey_fraction=settings["passkey_fraction"],
         begin_token=end if begin is None else begin,
         end_token=end,
         seed=settings["seed"],
     )
-    return Chunks(TokenStore(inputs[role].path), encode, mix)
 
 
 def _one(token: int | list[int]) -> int:
