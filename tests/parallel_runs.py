@@ -81,7 +81,7 @@ class Windows(Rows):
 def case(work: Path, **changes: Any) -> dict[str, Any]:
     """Return a case: a name is a setting of the stage, of its parallelism, or one of those below."""
     own = {"work": str(work), "length": 64, "micro_batch_size": 1, "architecture": "llama"}
-    own |= {"kill": None, "mixed": False, "scaled": False, "watched": None}
+    own |= {"kill": None, "mixed": False, "scaled": False, "watched": None, "curves": None}
     result: dict[str, Any] = own | {"settings": dict(SETTINGS), "parallel": {}}
     for name, value in changes.items():
         places = [result["settings"], result if name in own else result["parallel"]]
@@ -125,6 +125,7 @@ def compute(case: dict[str, Any]) -> dict[str, Any] | None:
         work=Path(case["work"]),
         micro_batch_size=case["micro_batch_size"],
         parallel=ParallelSettings.model_validate(case["parallel"]),
+        curves=Path(case["curves"]) if case["curves"] else None,
         watch=watch,
     )
     if os.environ.get("RANK", "0") != "0":
@@ -159,9 +160,12 @@ def kill_at(rank: int, step: int) -> None:
 def forget_sequence_parallelism() -> None:
     """Undo what DeepSpeed sets up once in a process: groups, and attention that is wrapped."""
     from deepspeed.runtime.sequence_parallel import parallel_state_sp
+    from deepspeed.utils import groups
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     parallel_state_sp._release_sequence_parallel_groups()
+    # or a next training that shares no rows asks for the groups that are gone
+    groups.mpu = None
     if "sdpa" in ALL_ATTENTION_FUNCTIONS._local_mapping:
         del ALL_ATTENTION_FUNCTIONS["sdpa"]
 

@@ -18,6 +18,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from parallel_runs import Rows, case, torchrun
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import write_tokens
 from tiny_models import build
 from torch.utils.checkpoint import checkpoint
@@ -35,6 +36,8 @@ from longrope.tiling import activations_in_main_memory, return_summed_loss
 SCRIPT = Path(parallel_runs.__file__)
 GROUPED = ["mistral", "phi3", "qwen2", "qwen3"]
 """architectures besides llama, of 4 query and 2 key-value heads in these tests"""
+DIVIDED = {"mixed": True, "micro_batch_size": 2, "zero_stage": 2, "sequence_parallel": 1}
+"""rows of pieces on two processes, each of which has rows of its own"""
 ROOT = SCRIPT.parents[1]
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
@@ -193,6 +196,7 @@ def runs(tmp_path_factory):
         "shared": case(folder / "shared", **long),
         "tiled": case(folder / "tiled", **long, **tiles),
         "mixed": case(folder / "mixed", mixed=True, micro_batch_size=2, tile_length=10),
+        "divided": case(folder / "divided", **DIVIDED, curves=str(folder / "curves")),
         **{name: case(folder / name, architecture=name) for name in GROUPED},
         "unwatched": case(folder / "unwatched", **scaled),
         "whole": case(folder / "whole", **watched),
@@ -207,6 +211,7 @@ def runs(tmp_path_factory):
         found |= dict(zip(more, json.loads(results.read_text()), strict=False))
         found.setdefault("said", done.stderr)
     found["compiled"] = list(compiled.glob("*"))
+    found["curves"] = folder / "curves"
     return found
 
 
@@ -229,13 +234,23 @@ def test_two_processes_share_the_heads_of_every_architecture_with_groups(
             assert two[key] == pytest.approx(one[key], rel=1e-5), key
 
 
-def test_two_processes_that_share_rows_of_short_pieces_have_the_losses_and_gradients_of_one(
-    runs, tmp_path
+@pytest.mark.parametrize("name", ["mixed", "divided"])
+def test_two_processes_have_the_losses_and_gradients_of_one_on_rows_of_short_pieces(
+    runs, name, tmp_path
 ):
     alone = parallel_runs.compute(case(tmp_path, mixed=True, micro_batch_size=2))
-    for one, two in zip(alone["log"], runs["mixed"]["log"], strict=True):
+    for one, two in zip(alone["log"], runs[name]["log"], strict=True):
         for key in ("loss", "grad_norm"):
             assert two[key] == pytest.approx(one[key], rel=1e-5), key
+
+
+def test_of_several_processes_the_first_alone_writes_curves(runs):
+    (written,) = runs["curves"].iterdir()
+    reader = EventAccumulator(str(written))
+    reader.Reload()
+    losses = [(event.step, event.value) for event in reader.Scalars("train/loss")]
+    log = runs["divided"]["log"]
+    assert losses == [(entry["step"], pytest.approx(entry["loss"], rel=1e-6)) for entry in log]
 
 
 def test_two_processes_that_share_rows_resume_after_a_kill_to_the_same_bits(runs):

@@ -200,11 +200,11 @@ def benchmark():
 
 
 class AwayFromTwo:
-    """A worker whose loss is the distance of the log factors from ln 2."""
+    """A worker whose loss is the distance of the log factors from ln 2, at any attention scale."""
 
     def score(self, unit):
         away = np.log(unit.factors.factors) - np.log(2)
-        slopes = tuple((2 * away / len(away) * unit.text.num_scored).tolist())
+        slopes = (*(2 * away / len(away) * unit.text.num_scored).tolist(), 0.0)
         loss = float(np.mean(away**2)) * unit.text.num_scored
         return Score(loss, unit.text.num_scored, slopes if unit.gradient else None)
 
