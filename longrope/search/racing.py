@@ -1,11 +1,10 @@
 """Racing: score document by document, and drop whoever can no longer be among the best.
 
-After each document a candidate is compared with the last of those that would be kept, on the documents
-both were scored on. Documents are few and known, so only those not yet scored are uncertain: the mean
-difference over all D documents, of which m are scored, has the standard error s sqrt(1/m - 1/D). The
-candidate is dropped if, with differences distributed normally, it would catch up with a probability below
-the stated error. s is that among the rivals, which are scored on all documents and close to each other, or,
-without rivals, among those that run.
+After each document the losses on the others are foreseen, from what those of recent candidates say about
+each other (`search.forecast`). A candidate is dropped if, with less than the stated error probability, its
+mean over all documents will be below the expected one of the last that would be kept. Documents come in the
+order in which they say most. While too few candidates are scored, documents are taken to be exchangeable:
+what is tested then is the paired difference to the last that would be kept.
 The racing of algorithms by paired tests is that of Maron and Moore 1994 (Hoeffding races).
 """
 
@@ -15,15 +14,15 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from longrope.search.algorithm import Algorithm, Best, Candidate, Loss
-
-Losses = NDArray[np.float64]
+from longrope.search.forecast import Losses, exchangeable, learned
 
 TIE = 1e-9
 """nats per token that a dropped candidate is behind at least, so that it is never taken for the last kept"""
+RECENT = 2
+"""races that losses are foreseen from: the search moves on, and with it what documents have in common"""
 
 
 class Raceable(Algorithm, Protocol):
@@ -38,46 +37,24 @@ class Raceable(Algorithm, Protocol):
         """Losses by document of those told before that compete with the candidates."""
 
 
-def limit(field: Losses, error: float, num_scored: int, num_documents: int) -> float:
-    """Return the mean difference that two candidates make up with a probability of `error`.
-
-    Args:
-        field: shape (N, M), losses of N candidates or rivals on M documents, those of close rank. What
-            is left of them without the means of rows and columns is what documents do to differences.
-        error: the probability; 0 for never.
-        num_scored: documents that the mean difference is known on.
-        num_documents: all documents.
-
-    Returns:
-        Nats per token; inf if the field tells nothing of it.
-    """
-    field = field[np.isfinite(field).all(axis=1)]
-    freedom = (field.shape[0] - 1) * (field.shape[1] - 1)
-    if freedom < 1 or error == 0.0:
-        return math.inf
-    rest = field - field.mean(axis=1, keepdims=True) - field.mean(axis=0) + field.mean()
-    # of a difference of two: twice the variance of one
-    deviation = math.sqrt(2 * float((rest**2).sum()) / freedom)
-    remaining = math.sqrt(1 / num_scored - 1 / num_documents)
-    return float(student.ppf(1 - error, freedom)) * deviation * remaining
-
-
 class Race:
     """One race. Letters of shapes: N candidates, R rivals, D documents."""
 
     def __init__(
-        self, order: Sequence[int], num_candidates: int, rivals: Losses, kept: int
+        self, order: Sequence[int], num_candidates: int, rivals: Losses, kept: int, field: Losses
     ) -> None:
         """Start with nothing scored.
 
         Args:
-            order: of the D documents, as positions.
+            order: of the D documents, as positions, where nothing is known of them.
             num_candidates: N.
             rivals: shape (R, D), their losses.
             kept: number of best candidates and rivals that must come out right.
+            field: shape (any number, D), losses of recent candidates on these documents.
         """
         self.running = list(range(num_candidates))
-        self._order = list(order)
+        self._spread = learned(np.concatenate([rivals, field]))
+        self._order = self._spread.telling_order() if self._spread else list(order)
         self._losses = np.full((num_candidates, len(order)), np.nan)
         self._rivals = rivals
         self._kept = kept
@@ -95,31 +72,42 @@ class Race:
 
     def tell(self, rows: Sequence[Sequence[float]], error: float) -> None:
         """Take the losses, on `documents`, of those that run, and drop who cannot be kept."""
-        self._losses[np.ix_(self.running, self.documents)] = rows
+        scored = self.documents
+        self._losses[np.ix_(self.running, scored)] = rows
         self._num_scored += 1
-        scored = self._order[: self._num_scored]
-        known = self._losses[:, scored][self.running]
-        behind = (known - self._line(self.running)[scored]).mean(axis=1)
-        field = self._rivals if len(self._rivals) > 1 else known
-        slow = behind > limit(field, error, len(scored), len(self._order))
-        self.running = [index for index, drop in zip(self.running, slow, strict=True) if not drop]
+        failed = ~np.isfinite(self._losses[:, scored]).all(axis=1)
+        self._losses[failed] = np.inf
+        self.running = [index for index in self.running if not failed[index]]
+        if not self.over:
+            self._drop(scored, error)
 
     def completed(self) -> Losses:
-        """Return all losses, shape (N, D); those not scored as the last kept one's plus the difference."""
-        line = self._line(self.running)
+        """Return all losses, shape (N, D); those not scored as foreseen, but behind the last kept one's."""
         found = self._losses.copy()
-        for row in found:
-            behind = np.nanmean(row - line)
-            missing = np.isnan(row)
-            row[missing] = line[missing] + max(behind, TIE)
+        line = self._line(found[self.running])
+        dropped = [index for index in range(len(found)) if index not in self.running]
+        if math.isfinite(line):
+            short = np.maximum(0.0, line + TIE - found[dropped].mean(axis=1))
+            found[dropped] += short[:, None]
         return found
 
-    def _line(self, running: list[int]) -> Losses:
-        """Return the losses of the last that would be kept, by the documents scored so far."""
-        field = np.concatenate([self._rivals, self._losses[running]])
-        places = np.argsort(field[:, self._order[: self._num_scored]].mean(axis=1), kind="stable")
-        line: Losses = field[places[min(self._kept, len(places)) - 1]]
-        return line
+    def _drop(self, scored: list[int], error: float) -> None:
+        """Foresee the losses of those that run, and drop who would be kept with less than `error`."""
+        known = self._losses[np.ix_(self.running, scored)]
+        spread = self._spread or exchangeable(self._rivals, known)
+        if spread is None:
+            return
+        foreseen, deviation = spread.foresee(known, scored)
+        ahead = (self._line(foreseen) - foreseen.mean(axis=1)) / deviation
+        slow = student.cdf(ahead, spread.freedom) < error
+        running = np.array(self.running)
+        self._losses[running[slow]] = foreseen[slow]
+        self.running = running[~slow].tolist()
+
+    def _line(self, losses: Losses) -> float:
+        """Return the mean loss of the last of rivals and candidates, shape (any, D), that is kept."""
+        means = np.sort(np.concatenate([self._rivals, losses]).mean(axis=1))
+        return float(means[min(self._kept, len(means)) - 1]) if len(means) else math.inf
 
 
 class Raced:
@@ -138,6 +126,8 @@ class Raced:
         self._generator = np.random.default_rng([seed, 1])
         self._race: Race | None = None
         self._asked: list[Candidate] = []
+        self._recent: list[Losses] = []
+        self._raced_on: tuple[int, ...] = ()
 
     @property
     def iteration(self) -> int:
@@ -167,7 +157,7 @@ class Raced:
             self._asked = self._algorithm.ask()
             if not _fair(self._asked):
                 return self._asked
-            self._race = self._new_race(len(self._asked[0].documents))
+            self._race = self._new_race(self._asked[0].documents)
         names = self._asked[0].documents
         documents = tuple(names[position] for position in self._race.documents)
         return [replace(self._asked[index], documents=documents) for index in self._race.running]
@@ -180,14 +170,21 @@ class Raced:
         values = [[loss.value for loss in row] for row in losses]
         self._race.tell(values, self._error)
         if self._race.over:
-            completed = self._race.completed().tolist()
+            completed = self._race.completed()
             self._race = None
-            self._algorithm.tell(self._asked, [[Loss(loss) for loss in row] for row in completed])
+            self._recent = [*self._recent[1 - RECENT :], completed]
+            rows = [[Loss(loss) for loss in row] for row in completed.tolist()]
+            self._algorithm.tell(self._asked, rows)
 
-    def _new_race(self, num_documents: int) -> Race:
-        rivals = np.array(self._algorithm.rivals, dtype=float).reshape(-1, num_documents)
-        order = self._generator.permutation(num_documents).tolist()
-        return Race(order, len(self._asked), rivals, self._algorithm.kept)
+    def _new_race(self, documents: tuple[int, ...]) -> Race:
+        """Return a race; what earlier ones on other documents said is forgotten."""
+        if documents != self._raced_on:
+            self._recent, self._raced_on = [], documents
+        nothing = np.zeros((0, len(documents)))
+        rivals = np.array(self._algorithm.rivals, dtype=float).reshape(-1, len(documents))
+        order = self._generator.permutation(len(documents)).tolist()
+        field = np.concatenate([nothing, *self._recent])
+        return Race(order, len(self._asked), rivals, self._algorithm.kept, field)
 
 
 def _fair(candidates: Sequence[Candidate]) -> bool:
