@@ -33,7 +33,7 @@ READ_BY = {
 }
 """settings of a search that some algorithms read, by algorithm"""
 
-OPTIONAL = {"objective", "critical_dimension", "attention_scales", "racing_error"}
+OPTIONAL = {"objective", "critical_dimension", "attention_scales", "racing_error", "start"}
 """settings of a search that are not read at their defaults"""
 TRAINED = {"mixed_window", "position_skipping", "lora"}
 """settings of a fine-tuning that are not read at their defaults"""
@@ -170,13 +170,13 @@ class _Builder:
         self, search: SearchSettings | None, length: int, source_length: int
     ) -> dict[str, object]:
         chosen = search or self.config.search
-        read = READ_BY[chosen.algorithm]
+        read = READ_BY[chosen.algorithm] | READ_BY.get(chosen.start or "", set())
         defaults = SearchSettings.model_fields
         unread = set().union(*READ_BY.values()) - read
         unread |= {key for key in OPTIONAL if getattr(chosen, key) == defaults[key].default}
         settings = chosen.model_dump(exclude={"documents", "halve_above"} | unread)
         halved = chosen.halve_above is not None and length > chosen.halve_above
-        if halved and read == EVOLUTION:
+        if halved and read >= EVOLUTION:
             for key in ("population_size", "num_mutations", "num_crossovers"):
                 settings[key] //= 2
         return settings | {

@@ -17,6 +17,9 @@ Settings = Mapping[str, Any]
 
 def scored_documents(settings: Settings) -> int:
     """Return how many times a search scores a document; a gradient counts as 4 times."""
+    if start := settings.get("start"):
+        first = {**settings, "algorithm": start, "start": None}
+        return scored_documents(first) + scored_documents({**settings, "start": None})
     name = settings["algorithm"]
     documents: int = settings["num_documents"]
     if name not in ON_FEW_DOCUMENTS:
@@ -27,31 +30,32 @@ def scored_documents(settings: Settings) -> int:
 
 
 def _cma(settings: Settings) -> int:
+    """Return closed forms, all generations, and start tokens."""
     own = settings["cma"]
-    return _bending(settings, own, own["num_generations"] * own["generation_size"])
+    few: int = min(own["batch_documents"], settings["num_documents"])
+    moves: int = own["num_generations"] * own["generation_size"]
+    return few * (CLOSED_FORMS + moves + _start_tokens(len(settings["start_tokens"])))
+
+
+def _auto(settings: Settings) -> int:
+    own = settings["auto"]
+    ramps: int = own["ramp_num_generations"] * own["ramp_generation_size"]
+    bends: int = own["knot_num_generations"] * own["knot_generation_size"]
+    return _ramping(settings, own, ramps + bends)
 
 
 def _gradient(settings: Settings) -> int:
     own = settings["gradient"]
-    return _bending(settings, own, GRADIENT_COST * own["num_steps"])
+    return _ramping(settings, own, GRADIENT_COST * own["num_steps"])
 
 
-def _bending(settings: Settings, own: Settings, path: int) -> int:
-    """Return closed forms, a path that costs as many individuals, and start tokens."""
-    few: int = min(own["batch_documents"], settings["num_documents"])
-    return few * (CLOSED_FORMS + path + _start_tokens(len(settings["start_tokens"])))
-
-
-def _auto(settings: Settings) -> int:
-    """Return closed forms and ramps, all generations, and start tokens."""
-    own, documents = settings["auto"], settings["num_documents"]
-    ramps = own["ramp_num_generations"] * own["ramp_generation_size"]
-    bends = own["knot_num_generations"] * own["knot_generation_size"]
+def _ramping(settings: Settings, own: Settings, moves: int) -> int:
+    """Return closed forms and ramps, moves that cost as many individuals, and start tokens."""
+    documents = settings["num_documents"]
     choices = min(len(settings["start_tokens"]), own["start_token_choices"])
     first: int = min(own["start_documents"], documents) * (CLOSED_FORMS + FIRST_RAMPS)
     few: int = min(own["batch_documents"], documents)
-    spent: int = ramps + bends + _start_tokens(choices)
-    return first + few * spent
+    return first + few * (moves + _start_tokens(choices))
 
 
 def _start_tokens(choices: int) -> int:

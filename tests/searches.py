@@ -34,7 +34,13 @@ SETTINGS: dict[str, Any] = {
         "batch_documents": 2,
         "step": 0.5,
     },
-    "gradient": {"num_knots": 4, "num_steps": 5, "batch_documents": 2, "step": 0.2},
+    "gradient": {
+        "start_documents": 2,
+        "start_token_choices": 5,
+        "num_steps": 5,
+        "batch_documents": 2,
+        "step": 0.2,
+    },
     "auto": {
         "start_documents": 2,
         "start_token_choices": 5,

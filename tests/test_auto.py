@@ -69,6 +69,21 @@ def test_it_never_falls_and_stays_between_one_and_its_height(point):
     assert logs.min() >= 0 and logs.max() <= max(np.log(SCALE) + 0.25 * point[2], 0) + 1e-12
 
 
+@given(points, st.floats(0.5, 40.0))
+def test_its_derivatives_are_those_of_finite_differences(point, scale):
+    ramp, step = Ramp(TURNS, scale), 1e-6
+    found = ramp.derivatives(point)
+    for variable, moved in enumerate(np.eye(3) * step):
+        slopes = [
+            (ramp.log_factors(point + moved) - ramp.log_factors(point)) / step,
+            (ramp.log_factors(point) - ramp.log_factors(point - moved)) / step,
+        ]
+        # at a kink, the slope of either side
+        smooth = np.isclose(*slopes, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(found[smooth, variable], slopes[0][smooth], rtol=1e-2, atol=1e-3)
+    assert found.shape == (GEOMETRY.num_pairs, 3)
+
+
 # The search ---------------------------------------------------------------------------------------
 
 

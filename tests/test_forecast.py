@@ -69,6 +69,22 @@ def test_the_spread_is_learned_from_candidates_scored_before_but_not_from_failed
     assert learned(np.concatenate([field[1:], failed])) is None
 
 
+def test_rows_with_gaps_tell_what_they_tell_whoever_left_the_gaps():
+    # the second document is scored only where the first promised much: neither what is whole nor what is
+    # foreseen of the others has the moments of all
+    generator = np.random.default_rng(0)
+    root = np.array([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0], [0.5, 0.2, 0.7]])
+    whole = generator.normal(size=(20_000, 3)) @ root.T + [3.0, 5.0, 4.0]
+    field = whole.copy()
+    field[whole[:, 0] > 3.2, 1:] = np.nan
+    field[(whole[:, 0] <= 3.2) & (whole[:, 1] > 5.1), 2] = np.nan
+    spread = learned(field)
+    np.testing.assert_allclose(spread.mean, [3.0, 5.0, 4.0], atol=0.05)
+    np.testing.assert_allclose(spread.covariance, root @ root.T, atol=0.05)
+    selected = np.cov(field[np.isfinite(field).all(axis=1)].T)
+    assert np.abs(selected - root @ root.T).max() > 0.3
+
+
 def test_documents_alike_to_all_digits_are_foreseen_too():
     field = np.arange(20.0)[:, None] + np.zeros(4)
     foreseen, deviation = learned(field).foresee(np.array([[3.0]]), [1])

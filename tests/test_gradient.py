@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from searches import SEEDS, SPACE, losses, make, noise, run
+from searches import SPACE, make, noise, run
 from torch.nn import functional
 
 from longrope.factors import RopeFactors
@@ -127,18 +127,20 @@ def quadratic(candidates):
 
 
 def test_it_descends_to_the_minimum_of_a_smooth_problem():
-    algorithm = make("gradient", gradient={"num_steps": 40})
+    # the ramp nearest to factors of 4 everywhere has its middle before the fastest pair
+    algorithm = make("gradient", gradient={"num_steps": 40, "step": 0.5})
+    starts = [candidate.individual for candidate in algorithm.ask()]
     while not algorithm.finished:
         candidates = algorithm.ask()
         algorithm.tell(candidates, quadratic(candidates))
-    start = min(np.mean((np.log(SPACE.factors(seed)) - np.log(4)) ** 2) for seed in SEEDS.values())
-    assert algorithm.best.loss < start / 20
+    start = min(np.mean((np.log(SPACE.factors(one)) - np.log(4)) ** 2) for one in starts)
+    assert algorithm.best.loss < start / 5
 
 
 def test_only_its_steps_ask_for_gradients_one_individual_each():
     groups = run(make("gradient"), noise(0))
     wanted = [[c.gradient for c in group] for group in groups]
-    assert wanted[0] == [False] * 3
+    assert wanted[0] == [False] * 6
     assert wanted[1:6] == [[True]] * 5
     assert not any(one for group in wanted[6:] for one in group)
 
@@ -146,11 +148,14 @@ def test_only_its_steps_ask_for_gradients_one_individual_each():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_gradient_that_is_not_finite_moves_nothing(bad):
     algorithm = make("gradient")
-    algorithm.tell(algorithm.ask(), losses([[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]))
+    begun = algorithm.ask()
+    best = begun[4]  # of the closed forms and ramps
+    told = [[Loss(float(one is not best))] * len(one.documents) for one in begun]
+    algorithm.tell(begun, told)
     places = []
     for _ in range(5):
         (candidate,) = algorithm.ask()
         places.append(candidate.individual)
         broken = [Loss(bad, (bad,) * (SPACE.num_pairs + 1)) for _ in candidate.documents]
         algorithm.tell([candidate], [broken])
-    assert set(places) == {SEEDS["ntk"]}
+    assert set(places) == {best.individual}

@@ -1,31 +1,47 @@
 """The search algorithms by name. To add one, write a class like `Algorithm` and a function in ALGORITHMS."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from longrope.methods import yarn
 from longrope.search.algorithm import Algorithm
+from longrope.search.chain import Chain
 from longrope.search.cma import Auto, Budget, Cma
-from longrope.search.curves import RAMPS, Ramp, log_turns, ramp_point
+from longrope.search.curves import RAMPS, Ramp, Vector, log_turns, ramp_point
 from longrope.search.driver import Problem
 from longrope.search.evolution import Evolution, EvolutionSettings
 from longrope.search.gradient import Gradient
 from longrope.search.public import PublicEvolution, mixed_seed
 from longrope.search.racing import Raceable, Raced
-from longrope.search.space import Space
+from longrope.search.space import Individual, Space
 
 Settings = Mapping[str, Any]
 Maker = Callable[[Problem, Settings], Raceable]
 """what is searched, settings of the search"""
+SHARED_BY_RAMPS = ("start_documents", "start_token_choices", "batch_documents")
+"""settings of `auto` that its ramps have in common with `gradient`"""
 
 
 def make(problem: Problem, settings: Settings) -> Algorithm:
     """Return the algorithm that the settings name, with its candidates racing if they say so."""
-    algorithm = ALGORITHMS[settings["algorithm"]](problem, settings)
+    start = settings.get("start")
+    name = settings["algorithm"]
+    algorithm = _after(start, problem, settings) if start else ALGORITHMS[name](problem, settings)
     error = settings.get("racing_error")
     return algorithm if error is None else Raced(algorithm, error, settings["seed"])
+
+
+def _after(start: str, problem: Problem, settings: Settings) -> Raceable:
+    """Return an algorithm that another one goes before."""
+
+    def then(found: Individual) -> Raceable:
+        begun = replace(problem, seeds={**problem.seeds, start: found})
+        return ALGORITHMS[settings["algorithm"]](begun, settings)
+
+    return Chain(ALGORITHMS[start](problem, settings), then)
 
 
 def evolution(problem: Problem, settings: Settings) -> Raceable:
@@ -50,46 +66,33 @@ def evolution_public(problem: Problem, settings: Settings) -> Raceable:
 def cma(problem: Problem, settings: Settings) -> Raceable:
     """Return CMA-ES on knots that bend the best closed form."""
     own = settings["cma"]
-    return Cma(
-        problem.space,
-        problem.seeds,
-        budget=_budget(own, ""),
-        num_knots=own["num_knots"],
-        batch_documents=own["batch_documents"],
-        num_documents=settings["num_documents"],
-        seed=settings["seed"],
-    )
+    shared = {name: own[name] for name in ("num_knots", "batch_documents")}
+    return Cma(problem.space, problem.seeds, budget=_budget(own, ""), **shared, **_common(settings))
 
 
 def auto(problem: Problem, settings: Settings) -> Raceable:
     """Return CMA-ES on a ramp, then on knots that bend it."""
-    own = settings["auto"]
-    turns = log_turns(problem.geometry, np.array(problem.base), problem.source_length)
-    return Auto(
-        problem.space,
-        problem.seeds,
-        Ramp(turns, problem.scale),
-        {f"ramp-{fast:g}-{slow:g}": ramp_point(fast, slow) for fast, slow in RAMPS},
-        ramp_budget=_budget(own, "ramp_"),
-        knot_budget=_budget(own, "knot_"),
-        num_knots=own["num_knots"],
-        start_documents=own["start_documents"],
-        start_token_choices=own["start_token_choices"],
-        batch_documents=own["batch_documents"],
-        num_documents=settings["num_documents"],
-        seed=settings["seed"],
-    )
+    own = dict(settings["auto"])
+    budgets = {f"{part}_budget": _budget(own, f"{part}_") for part in ("ramp", "knot")}
+    shared = {name: own[name] for name in ("num_knots", *SHARED_BY_RAMPS)}
+    named: Settings = {**budgets, **shared, **_common(settings)}
+    return Auto(*_ramps(problem), **named)
 
 
 def gradient(problem: Problem, settings: Settings) -> Raceable:
-    """Return descent along the gradient."""
-    return Gradient(
-        problem.space,
-        problem.seeds,
-        num_documents=settings["num_documents"],
-        seed=settings["seed"],
-        **settings["gradient"],
-    )
+    """Return descent along the gradient by a ramp's variables."""
+    return Gradient(*_ramps(problem), **settings["gradient"], **_common(settings))
+
+
+def _ramps(problem: Problem) -> tuple[Space, Mapping[str, Individual], Ramp, dict[str, Vector]]:
+    """Return what is searched from the best of some ramps."""
+    turns = log_turns(problem.geometry, np.array(problem.base), problem.source_length)
+    starts = {f"ramp-{fast:g}-{slow:g}": ramp_point(fast, slow) for fast, slow in RAMPS}
+    return problem.space, problem.seeds, Ramp(turns, problem.scale), starts
+
+
+def _common(settings: Settings) -> dict[str, int]:
+    return {name: settings[name] for name in ("num_documents", "seed")}
 
 
 def _budget(settings: Settings, prefix: str) -> Budget:

@@ -17,9 +17,12 @@ from longrope.search.algorithm import Candidate
 from longrope.search.curves import Curve, Knots, Ramp, Vector
 from longrope.search.script import Rows, Script, Scripted, means
 from longrope.search.space import Individual, Space
+from longrope.search_cost import SELECTED
 
 Points: TypeAlias = Generator[list[Candidate], Rows, list[Vector]]
 """a part of a script that returns the points of a curve it passed"""
+Start: TypeAlias = Generator[list[Candidate], Rows, tuple[Individual, Vector]]
+"""a part of a script that returns an individual, and a point of a ramp"""
 
 WORST = 1e6
 """stands for a loss that is not finite: CMA-ES ranks its samples and averages no loss"""
@@ -97,56 +100,38 @@ class Evolving(Scripted):
         return (yield from self.selection(choices))
 
 
-class Bending(Evolving):
-    """Knots that bend the best closed form, by a path that a subclass takes."""
-
-    last = "mean"
-    """name of where the path ends, in the selection"""
+class Cma(Evolving):
+    """Knots that bend the best closed form."""
 
     def __init__(
         self,
         space: Space,
         seeds: Mapping[str, Individual],
         *,
-        num_moves: int,
+        budget: Budget,
         num_knots: int,
         batch_documents: int,
         num_documents: int,
         seed: int,
     ) -> None:
-        """Begin; `num_moves` are the candidates of the path."""
         self.batch_documents = batch_documents
+        self._budget = budget
         self._num_knots = num_knots
-        self.num_candidates = len(seeds) + num_moves + len(space.start_tokens) + 4
+        spent = budget.num_candidates + len(space.start_tokens)
+        self.num_candidates = len(seeds) + spent + SELECTED
         super().__init__(space, seeds, num_documents, seed)
-
-    def _path(self, knots: Knots, start: Individual) -> Points:
-        raise NotImplementedError
 
     def _script(self) -> Script:
         yield from self.compare_seeds(self.batch_documents)
         start = self.best.individual
         knots = Knots(np.log(self.space.factors(start)), self._num_knots)
-        path = yield from self._path(knots, start)
+        path = yield from self.evolve(knots, self._budget, start)
         average, last = self.ends(knots, path, start)
-        return (yield from self.finish([("average", average), (self.last, last)], start))
+        return (yield from self.finish([("average", average), ("mean", last)], start))
 
 
-class Cma(Bending):
-    """A path of means of CMA-ES."""
-
-    def __init__(
-        self, space: Space, seeds: Mapping[str, Individual], *, budget: Budget, **named: Any
-    ) -> None:
-        self._budget = budget
-        super().__init__(space, seeds, num_moves=budget.num_candidates, **named)
-
-    def _path(self, knots: Knots, start: Individual) -> Points:
-        return self.evolve(knots, self._budget, start)
-
-
-class Auto(Evolving):
-    """A ramp of three variables, from the best of some; then knots that bend the ramp found."""
+class Ramping(Evolving):
+    """What begins at the best of some ramps; a subclass moves on from there."""
 
     def __init__(
         self,
@@ -155,38 +140,58 @@ class Auto(Evolving):
         ramp: Ramp,
         starts: Mapping[str, Vector],
         *,
-        ramp_budget: Budget,
-        knot_budget: Budget,
-        num_knots: int,
+        num_moves: int,
         start_documents: int,
         start_token_choices: int,
         batch_documents: int,
         num_documents: int,
         seed: int,
     ) -> None:
-        """Begin; each of `starts`, points of the ramp, competes with the other seeds."""
+        """Begin; each of `starts`, points of the ramp, competes with the other seeds.
+
+        `num_moves` are the candidates between that comparison and the start tokens.
+        """
         ramps = {
             name: space.nearest(np.exp(ramp.log_factors(point)).tolist())
             for name, point in starts.items()
         }
         self.batch_documents = batch_documents
-        self._ramp = ramp
+        self.ramp = ramp
         self._starts = {ramps[name]: point for name, point in starts.items()}
-        self._budgets = (ramp_budget, knot_budget)
-        self._num_knots = num_knots
         self._start_documents = start_documents
         space = replace(space, start_tokens=spread(space.start_tokens, start_token_choices))
-        spent = ramp_budget.num_candidates + knot_budget.num_candidates
-        self.num_candidates = len(seeds) + len(starts) + spent + len(space.start_tokens) + 4
+        spent = num_moves + len(space.start_tokens)
+        self.num_candidates = len(seeds) + len(starts) + spent + SELECTED
         super().__init__(space, {**seeds, **ramps}, num_documents, seed)
+
+    def begin(self) -> Start:
+        """Return the best seed, and the point of the best ramp."""
+        losses = yield from self.compare_seeds(self._start_documents)
+        return self.best.individual, self._starts[min(self._starts, key=losses.__getitem__)]
+
+
+class Auto(Ramping):
+    """CMA-ES on a ramp's three variables; then on knots that bend the ramp found."""
+
+    def __init__(
+        self,
+        *problem: Any,
+        ramp_budget: Budget,
+        knot_budget: Budget,
+        num_knots: int,
+        **named: Any,
+    ) -> None:
+        """Begin; `problem` and `named` are those of `Ramping`."""
+        self._budgets = (ramp_budget, knot_budget)
+        self._num_knots = num_knots
+        moves = ramp_budget.num_candidates + knot_budget.num_candidates
+        super().__init__(*problem, num_moves=moves, **named)
 
     def _script(self) -> Script:
         ramp_budget, knot_budget = self._budgets
-        losses = yield from self.compare_seeds(self._start_documents)
-        start = self.best.individual
-        point = self._starts[min(self._starts, key=losses.__getitem__)]
-        path = yield from self.evolve(self._ramp, ramp_budget, start, point)
-        ramp = self.ends(self._ramp, path, start)[0]
+        start, point = yield from self.begin()
+        path = yield from self.evolve(self.ramp, ramp_budget, start, point)
+        ramp = self.ends(self.ramp, path, start)[0]
         knots = Knots(np.log(self.space.factors(ramp)), self._num_knots)
         found = [("ramp", ramp)]
         if knot_budget.num_generations:

@@ -32,6 +32,9 @@ class Curve(Protocol):
     def log_factors(self, point: Vector) -> Vector:
         """Return ln(factor) of every pair, shape (P,), at a point of shape (K,)."""
 
+    def derivatives(self, point: Vector) -> Vector:
+        """Return those of ln(factor) of every pair by every variable, shape (P, K)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ramp:
@@ -55,9 +58,21 @@ class Ramp:
 
     def log_factors(self, point: Vector) -> Vector:
         """Return ln(factor) of every pair; linear in ln(turns) on the ramp."""
-        middle, width, height = 0.5 * point[0], WIDTH * np.exp(0.7 * point[1]), 0.25 * point[2]
-        share = np.clip(0.5 + (middle - self.log_turns) / width, 0.0, 1.0)
-        return np.asarray(share * max(np.log(self.scale) + height, 0.0))
+        place, _, height = self._shape(point)
+        return np.asarray(np.clip(place, 0.0, 1.0) * height)
+
+    def derivatives(self, point: Vector) -> Vector:
+        """Return d ln(factor) by middle, width and height; only pairs on the ramp know its ends."""
+        place, width, height = self._shape(point)
+        on_ramp = ((place > 0) & (place < 1)) * height
+        by_middle, by_width = on_ramp * 0.5 / width, on_ramp * -0.7 * (place - 0.5)
+        return np.stack([by_middle, by_width, 0.25 * np.clip(place, 0.0, 1.0) * (height > 0)], 1)
+
+    def _shape(self, point: Vector) -> tuple[Vector, float, float]:
+        """Return where pairs stand, 0 at the ramp's fast end and 1 at its slow end, its width, its height."""
+        middle, width = 0.5 * point[0], float(WIDTH * np.exp(0.7 * point[1]))
+        height = max(float(np.log(self.scale) + 0.25 * point[2]), 0.0)
+        return np.asarray(0.5 + (middle - self.log_turns) / width), width, height
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +97,11 @@ class Knots:
     def log_factors(self, point: Vector) -> Vector:
         """Return the start plus the bend."""
         return self.start + self.basis @ point
+
+    def derivatives(self, point: Vector) -> Vector:
+        """Return what each knot adds, wherever it is."""
+        del point
+        return self.basis
 
 
 def ramp_point(fast: float, slow: float) -> Vector:

@@ -15,6 +15,8 @@ Losses = NDArray[np.float64]
 
 ROWS_PER_DOCUMENT = 4
 """candidates that a covariance is learned from, at least, for each document"""
+SWEEPS = 50
+"""of expectation-maximisation"""
 RIDGE = 1e-4
 """of the mean variance, added to each: documents alike to all digits would say too much of each other"""
 FLOOR = 1e-9
@@ -44,7 +46,7 @@ class Spread:
         Returns:
             Shape (N, D), as known or expected, and the standard deviation of a row's mean.
         """
-        others, slopes, rest = self._given(scored)
+        others, slopes, rest = self.given(scored)
         found = np.empty((len(known), len(self.mean)))
         found[:, list(scored)] = known
         found[:, others] = self.mean[others] + (known - self.mean[list(scored)]) @ slopes.T
@@ -55,11 +57,11 @@ class Spread:
         order: list[int] = []
         left = list(range(len(self.mean)))
         while left:
-            order.append(min(left, key=lambda one: float(self._given([*order, one])[2].sum())))
+            order.append(min(left, key=lambda one: float(self.given([*order, one])[2].sum())))
             left.remove(order[-1])
         return order
 
-    def _given(self, scored: Sequence[int]) -> tuple[list[int], Losses, Losses]:
+    def given(self, scored: Sequence[int]) -> tuple[list[int], Losses, Losses]:
         """Return the other documents, their slopes by the scored ones, their covariance given these."""
         others = [one for one in range(len(self.mean)) if one not in scored]
         across = self.covariance[np.ix_(scored, others)]
@@ -68,14 +70,51 @@ class Spread:
 
 
 def learned(field: Losses) -> Spread | None:
-    """Return the spread of candidates that were scored before, shape (N, D); None of too few of them."""
-    field = field[np.isfinite(field).all(axis=1)]
+    """Return the spread of candidates that were scored before; None of too few of them.
+
+    Those who were not scored on all documents were stopped for what they came to on some. To leave them
+    out, or to take what was foreseen of them for what they are, would make documents look more alike than
+    they are. So mean and covariance are the likeliest ones given all that was scored, by
+    expectation-maximisation (Dempster, Laird and Rubin 1977), begun at those of the rows that are whole.
+
+    Args:
+        field: shape (N, D), NaN where a candidate was not scored; inf in one that failed, which is left out.
+    """
+    field = field[~np.isinf(field).any(axis=1)]
     num_rows, num_documents = field.shape
-    if num_rows < ROWS_PER_DOCUMENT * num_documents:
+    whole = field[np.isfinite(field).all(axis=1)]
+    if num_rows < ROWS_PER_DOCUMENT * num_documents or len(whole) <= num_documents:
         return None
-    covariance = np.cov(field.T).reshape(num_documents, num_documents)
+    spread = _moments(whole, 0.0, len(whole) - 1)
+    for _ in range(SWEEPS if len(whole) < num_rows else 0):
+        spread = _expected(spread, field)
+    return spread
+
+
+def _expected(spread: Spread, field: Losses) -> Spread:
+    """Return the moments of rows of which what is missing is distributed as a spread says."""
+    filled = field.copy()
+    left = np.zeros_like(spread.covariance)
+    missing = np.isnan(field)
+    for pattern in np.unique(missing, axis=0):
+        rows = (missing == pattern).all(axis=1)
+        scored = np.flatnonzero(~pattern).tolist()
+        filled[rows] = spread.foresee(field[np.ix_(rows, scored)], scored)[0]
+        others, _, rest = spread.given(scored)
+        left[np.ix_(others, others)] += rows.sum() * rest
+    return _moments(filled, left, spread.freedom)
+
+
+def _moments(rows: Losses, left: Losses | float, freedom: int) -> Spread:
+    """Return the spread of rows, shape (any, D), with a summed covariance of what is missing in them.
+
+    Its degrees of freedom are those of the rows that are whole, for some documents may have no others.
+    """
+    num_documents = rows.shape[1]
+    centred = rows - rows.mean(axis=0)
+    covariance = (centred.T @ centred + left) / (len(rows) - 1)
     least = RIDGE * covariance.trace() / num_documents + FLOOR**2
-    return Spread(field.mean(axis=0), covariance + least * np.eye(num_documents), num_rows - 1)
+    return Spread(rows.mean(axis=0), covariance + least * np.eye(num_documents), freedom)
 
 
 def exchangeable(rivals: Losses, known: Losses) -> Spread | None:

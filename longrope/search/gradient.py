@@ -1,21 +1,23 @@
-"""Descent along the gradient of the loss by the log factors, on knots, one document a step.
+"""Descent along the gradient of the loss by the three variables of a ramp, one document a step.
+
+Those leave the fast pairs alone, whose angles are thousands of radians and whose gradient is noise.
 
 Steps are Adam's (Kingma and Ba 2015, arXiv:1412.6980), shrunk linearly, because the gradient of one
 document is noisy.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from longrope.search.algorithm import Candidate
-from longrope.search.cma import Bending, Points
+from longrope.search.cma import Points, Ramping
 from longrope.search.critical import with_derived
-from longrope.search.curves import Knots, Vector
-from longrope.search.script import Rows
-from longrope.search.space import Individual, Space
+from longrope.search.curves import Curve, Vector
+from longrope.search.script import Rows, Script
+from longrope.search.space import Individual
 
 LAST_STEP = 0.1
 """the last step's size over the first one's"""
@@ -46,48 +48,48 @@ class Adam:
         return np.asarray(-mean / (np.sqrt(square) + 1e-8))
 
 
-class Gradient(Bending):
-    """A path of steps against the gradient."""
+class Gradient(Ramping):
+    """A path of steps against the gradient, by a ramp's three variables."""
 
-    last = "last"
-
-    def __init__(
-        self,
-        space: Space,
-        seeds: Mapping[str, Individual],
-        *,
-        num_steps: int,
-        step: float,
-        **named: Any,
-    ) -> None:
+    def __init__(self, *problem: Any, num_steps: int, step: float, **named: Any) -> None:
+        """Begin; `problem` and `named` are those of `Ramping`."""
         self._num_steps = num_steps
         self._step = step
-        super().__init__(space, seeds, num_moves=num_steps, **named)
+        super().__init__(*problem, num_moves=num_steps, **named)
 
-    def _path(self, knots: Knots, start: Individual) -> Points:
-        adam = Adam(self.num_variables(knots))
-        point = np.zeros(self.num_variables(knots))
+    def _script(self) -> Script:
+        start, point = yield from self.begin()
+        path = yield from self._descend(self.ramp, start, point)
+        average, last = self.ends(self.ramp, path, start)
+        return (yield from self.finish([("average", average), ("last", last)], start))
+
+    def _descend(self, curve: Curve, start: Individual, begin: Vector) -> Points:
+        """Go down a curve by steps that shrink, and return every point but the first."""
+        point = np.zeros(self.num_variables(curve))
+        point[: curve.num_variables] = begin
+        adam = Adam(len(point))
         path: list[Vector] = []
         for number in range(self._num_steps):
-            slope = yield from self._slope(knots, point, start)
+            slope = yield from self._slope(curve, point, start)
             shrunk = 1 - (1 - LAST_STEP) * number / self._num_steps
             point = point + self._step * shrunk * adam.direction(slope)
             path.append(point)
         return path
 
     def _slope(
-        self, knots: Knots, point: Vector, start: Individual
+        self, curve: Curve, point: Vector, start: Individual
     ) -> Generator[list[Candidate], Rows, Vector]:
         """Return the loss's derivatives by the variables, shape (K,); 0 where it is not finite.
 
         Rounding and projection are taken to change nothing.
         """
-        individual = self.on(knots, point, start)
+        individual = self.on(curve, point, start)
         drawn = self.draw(self.batch_documents)
         (row,) = yield [Candidate(individual, "gradient", drawn, gradient=True)]
         mean = np.mean([loss.gradient or () for loss in row], axis=0)
         *by_pair, by_scale = np.nan_to_num(mean, posinf=0.0, neginf=0.0)
-        slopes = knots.basis.T @ with_derived(np.array(by_pair), individual.critical_pair)
+        pairs = curve.derivatives(point[: curve.num_variables])
+        slopes = pairs.T @ with_derived(np.array(by_pair), individual.critical_pair)
         if (grid := self.space.attention) is None:
             return np.asarray(slopes)
         # d ln a = unit / a for a variable's d

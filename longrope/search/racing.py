@@ -11,9 +11,10 @@ The racing of algorithms by paired tests is that of Maron and Moore 1994 (Hoeffd
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from longrope.search.algorithm import Algorithm, Best, Candidate, Loss
@@ -25,12 +26,16 @@ RECENT = 2
 """races that losses are foreseen from: the search moves on, and with it what documents have in common"""
 
 
+Field: TypeAlias = dict[tuple[float, ...], Losses]
+"""losses on all documents, as they were told: those that were scored, NaN elsewhere"""
+
+
 class Raceable(Algorithm, Protocol):
     """An algorithm that needs to know only the best of what it asks for."""
 
     @property
     def kept(self) -> int:
-        """How many of the candidates, with the rivals, decide what follows."""
+        """How many of the candidates, with the rivals, decide what follows; 0 if every loss is wanted."""
 
     @property
     def rivals(self) -> Sequence[Sequence[float]]:
@@ -50,12 +55,16 @@ class Race:
             num_candidates: N.
             rivals: shape (R, D), their losses.
             kept: number of best candidates and rivals that must come out right.
-            field: shape (any number, D), losses of recent candidates on these documents.
+            field: shape (any number, D), losses of recent candidates on these documents, NaN where they were
+                not scored.
         """
         self.running = list(range(num_candidates))
-        self._spread = learned(np.concatenate([rivals, field]))
+        self.scored = np.full((num_candidates, len(order)), np.nan)
+        """losses of the candidates, shape (N, D); NaN where they were not scored"""
+        self._spread = learned(field)
         self._order = self._spread.telling_order() if self._spread else list(order)
-        self._losses = np.full((num_candidates, len(order)), np.nan)
+        self._foreseen = self.scored.copy()
+        self._kept_early: list[int] = []
         self._rivals = rivals
         self._kept = kept
         self._num_scored = 0
@@ -71,43 +80,63 @@ class Race:
         return self._num_scored == len(self._order) or not self.running
 
     def tell(self, rows: Sequence[Sequence[float]], error: float) -> None:
-        """Take the losses, on `documents`, of those that run, and drop who cannot be kept."""
-        scored = self.documents
-        self._losses[np.ix_(self.running, scored)] = rows
+        """Take the losses, on `documents`, of those that run, and stop those of whom it is known enough."""
+        documents = self.documents
+        self.scored[np.ix_(self.running, documents)] = rows
         self._num_scored += 1
-        failed = ~np.isfinite(self._losses[:, scored]).all(axis=1)
-        self._losses[failed] = np.inf
+        failed = ~np.isfinite(self.scored[:, documents]).all(axis=1)
+        failed &= np.isin(np.arange(len(failed)), self.running)
+        self.scored[failed] = self._foreseen[failed] = np.inf
         self.running = [index for index in self.running if not failed[index]]
-        if not self.over:
-            self._drop(scored, error)
+        if self.over:
+            self._foreseen[self.running] = self.scored[self.running]
+        else:
+            self._stop(documents, error)
 
     def completed(self) -> Losses:
-        """Return all losses, shape (N, D); those not scored as foreseen, but behind the last kept one's."""
-        found = self._losses.copy()
-        line = self._line(found[self.running])
-        dropped = [index for index in range(len(found)) if index not in self.running]
-        if math.isfinite(line):
-            short = np.maximum(0.0, line + TIE - found[dropped].mean(axis=1))
-            found[dropped] += short[:, None]
+        """Return all losses, shape (N, D), as scored or foreseen.
+
+        Whoever was dropped is behind the last that is kept; who was kept early is between it and the best.
+        """
+        found = self._foreseen.copy()
+        best, line = self._line(found[self.running], 1), self._line(found[self._alive], self._kept)
+        means = found.mean(axis=1)
+        wanted = means.copy()
+        wanted[self._kept_early] = np.clip(means[self._kept_early], best + TIE, line)
+        dropped = [index for index in range(len(found)) if index not in self._alive]
+        wanted[dropped] = np.maximum(means[dropped], line + TIE)
+        moved = np.isfinite(wanted) & (wanted != means)
+        found[moved] += (wanted[moved] - means[moved])[:, None]
         return found
 
-    def _drop(self, scored: list[int], error: float) -> None:
-        """Foresee the losses of those that run, and drop who would be kept with less than `error`."""
-        known = self._losses[np.ix_(self.running, scored)]
+    @property
+    def _alive(self) -> list[int]:
+        """Who runs or was kept early."""
+        return self.running + self._kept_early
+
+    def _stop(self, documents: list[int], error: float) -> None:
+        """Foresee the losses of those that run; stop who is out, or in and not the best, but for `error`."""
+        known = self.scored[np.ix_(self.running, documents)]
         spread = self._spread or exchangeable(self._rivals, known)
         if spread is None:
             return
-        foreseen, deviation = spread.foresee(known, scored)
-        ahead = (self._line(foreseen) - foreseen.mean(axis=1)) / deviation
-        slow = student.cdf(ahead, spread.freedom) < error
         running = np.array(self.running)
-        self._losses[running[slow]] = foreseen[slow]
-        self.running = running[~slow].tolist()
+        foreseen, deviation = spread.foresee(known, documents)
+        self._foreseen[running] = foreseen
 
-    def _line(self, losses: Losses) -> float:
-        """Return the mean loss of the last of rivals and candidates, shape (any, D), that is kept."""
+        def chances(kept: int) -> NDArray[np.float64]:
+            ahead = self._line(self._foreseen[self._alive], kept) - foreseen.mean(axis=1)
+            return np.asarray(student.cdf(ahead / deviation, spread.freedom))
+
+        out = chances(self._kept) < error
+        kept = (chances(self._kept) > 1 - error) & (chances(1) < error)
+        self.running = running[~out & ~kept].tolist()
+        self._kept_early += running[kept].tolist()
+
+    def _line(self, losses: Losses, kept: int) -> float:
+        """Return the mean loss of the last that is kept of rivals and candidates, shape (any, D)."""
         means = np.sort(np.concatenate([self._rivals, losses]).mean(axis=1))
-        return float(means[min(self._kept, len(means)) - 1]) if len(means) else math.inf
+        return float(means[min(kept, len(means)) - 1]) if len(means) else math.inf
 
 
 class Raced:
@@ -126,7 +155,8 @@ class Raced:
         self._generator = np.random.default_rng([seed, 1])
         self._race: Race | None = None
         self._asked: list[Candidate] = []
-        self._recent: list[Losses] = []
+        self._recent: list[Field] = []
+        self._rivals: Field = {}
         self._raced_on: tuple[int, ...] = ()
 
     @property
@@ -155,7 +185,7 @@ class Raced:
         """Return those still in a race, on one document more; what cannot race, as it is."""
         if self._race is None:
             self._asked = self._algorithm.ask()
-            if not _fair(self._asked):
+            if not self._algorithm.kept or not _fair(self._asked):
                 return self._asked
             self._race = self._new_race(self._asked[0].documents)
         names = self._asked[0].documents
@@ -170,21 +200,33 @@ class Raced:
         values = [[loss.value for loss in row] for row in losses]
         self._race.tell(values, self._error)
         if self._race.over:
-            completed = self._race.completed()
+            completed = [tuple(row) for row in self._race.completed().tolist()]
+            field = dict(zip(completed, self._race.scored, strict=True))
+            self._recent = [*self._recent[1 - RECENT :], field]
             self._race = None
-            self._recent = [*self._recent[1 - RECENT :], completed]
-            rows = [[Loss(loss) for loss in row] for row in completed.tolist()]
+            rows = [[Loss(loss) for loss in row] for row in completed]
             self._algorithm.tell(self._asked, rows)
 
     def _new_race(self, documents: tuple[int, ...]) -> Race:
         """Return a race; what earlier ones on other documents said is forgotten."""
         if documents != self._raced_on:
-            self._recent, self._raced_on = [], documents
+            self._recent, self._rivals, self._raced_on = [], {}, documents
+        known = {
+            told: row for field in (self._rivals, *self._recent) for told, row in field.items()
+        }
+        rivals = [tuple(row) for row in self._algorithm.rivals]
+        self._rivals = {told: known.get(told, np.array(told)) for told in rivals}
         nothing = np.zeros((0, len(documents)))
-        rivals = np.array(self._algorithm.rivals, dtype=float).reshape(-1, len(documents))
-        order = self._generator.permutation(len(documents)).tolist()
-        field = np.concatenate([nothing, *self._recent])
-        return Race(order, len(self._asked), rivals, self._algorithm.kept, field)
+        field = {
+            told: row for field in (self._rivals, *self._recent) for told, row in field.items()
+        }
+        return Race(
+            self._generator.permutation(len(documents)).tolist(),
+            len(self._asked),
+            np.concatenate([nothing, np.reshape(rivals, (-1, len(documents)))]),
+            self._algorithm.kept,
+            np.concatenate([nothing, np.reshape(list(field.values()), (-1, len(documents)))]),
+        )
 
 
 def _fair(candidates: Sequence[Candidate]) -> bool:

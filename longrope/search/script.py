@@ -40,7 +40,7 @@ class Scripted:
         self.generator = np.random.default_rng(seed)
         self.iteration = 0
         self.kept = 1
-        """candidates asked last that must come out right in a race"""
+        """candidates asked last that must come out right in a race; 0: every loss is wanted"""
         self._told = 0
         self._sound: dict[Individual, str] = {}
         self._best = Best(next(iter(seeds.values())), math.inf)
@@ -118,9 +118,14 @@ class Scripted:
         moved = grid.scale(start.attention_level) + grid.unit * float(point[-1])
         return replace(found, attention_level=grid.nearest(moved))
 
-    def compare(self, choices: Mapping[Individual, str], documents: tuple[int, ...]) -> Comparison:
-        """Ask for some individuals, with origins, on the same documents; return their mean losses."""
-        self.kept = 1
+    def compare(
+        self, choices: Mapping[Individual, str], documents: tuple[int, ...], kept: int = 0
+    ) -> Comparison:
+        """Ask for some individuals, with origins, on the same documents; return their mean losses.
+
+        With `kept`, only those of so many best need be right.
+        """
+        self.kept = kept
         rows = yield [Candidate(one, origin, documents) for one, origin in choices.items()]
         losses = dict(zip(choices, means(rows), strict=True))
         found = min(losses, key=losses.__getitem__)
@@ -129,7 +134,7 @@ class Scripted:
 
     def pick(self, choices: Mapping[Individual, str], documents: tuple[int, ...]) -> Script:
         """Return the best of some individuals on the same documents."""
-        yield from self.compare(choices, documents)
+        yield from self.compare(choices, documents, kept=1)
         return self._best
 
     def compare_seeds(self, count: int) -> Comparison:

@@ -46,12 +46,21 @@ class AutoSettings(Settings):
 
 
 class GradientSettings(Settings):
-    """Descent along the gradient on knots; a step costs as much as 4 scored documents."""
+    """Descent along the gradient by a ramp's variables; a step costs as much as 4 scored documents."""
 
-    num_knots: int = Field(8, gt=1, description="variables that bend the curve of log factors")
-    num_steps: int = Field(12, gt=0, description="steps before the selection")
+    start_documents: int = Field(
+        3, gt=0, description="documents the closed forms and the first ramps are compared on"
+    )
+    num_steps: int = Field(5, gt=0, description="steps before the selection")
     batch_documents: int = Field(1, gt=0, description="documents of each step's gradient")
-    step: float = Field(0.3, gt=0, description="first step of a knot's log factor")
+    step: float = Field(
+        0.2, gt=0, description="first step of a variable; auto.ramp_step has the units"
+    )
+    start_token_choices: int = Field(
+        5,
+        gt=0,
+        description="numbers of start tokens tried, spread over start_tokens; the first is one",
+    )
 
 
 class AttentionScales(Settings):
@@ -70,6 +79,10 @@ class AttentionScales(Settings):
         return self
 
 
+TAKE_A_START = ("evolution", "cma")
+"""algorithms that begin at seeds, whatever these are"""
+
+
 class SearchSettings(Settings):
     """The factor search; bounds and budgets of the evolution are those of Ding et al. 2024, table 4."""
 
@@ -77,7 +90,11 @@ class SearchSettings(Settings):
         "auto",
         description="auto: CMA-ES on a ramp, then on knots, what docs/search.md finds best; evolution: as "
         "published; evolution-public: as the authors' code; cma: CMA-ES on knots; gradient: descent on "
-        "knots",
+        "a ramp",
+    )
+    start: Literal["auto", "cma", "gradient"] | None = Field(
+        None,
+        description="algorithm that runs first; what it finds joins the seeds of evolution or cma",
     )
     auto: AutoSettings = Field(
         AutoSettings.model_validate({}), description="settings of the algorithm `auto`"
@@ -142,6 +159,11 @@ class SearchSettings(Settings):
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> Self:
+        if self.start and (self.algorithm not in TAKE_A_START or self.start == self.algorithm):
+            raise ValueError(
+                f"start {self.start} cannot come before algorithm {self.algorithm}; give it with "
+                "evolution or cma, or leave it out"
+            )
         public = self.algorithm == "evolution-public"
         self._refuse("attention_scales", public and self.attention_scales is not None)
         self._refuse("critical_dimension", public and self.critical_dimension is not None)
