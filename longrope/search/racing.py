@@ -1,11 +1,14 @@
-"""Racing: score document by document, and drop whoever can no longer be among the best.
+"""Racing: score document by document, and stop where it is known enough whether a candidate will be kept.
 
 After each document the losses on the others are foreseen, from what those of recent candidates say about
 each other (`search.forecast`). A candidate is dropped if, with less than the stated error probability, its
-mean over all documents will be below the expected one of the last that would be kept. Documents come in the
-order in which they say most. While too few candidates are scored, documents are taken to be exchangeable:
-what is tested then is the paired difference to the last that would be kept.
-The racing of algorithms by paired tests is that of Maron and Moore 1994 (Hoeffding races).
+mean over all documents will be below the expected one of the last that would be kept. It is kept early if it
+will be above that one, and also if it will be below the best, with less than that probability: who leads is
+scored on all documents. Documents come in the order in which they say most. While too few candidates are
+scored, documents are taken to be exchangeable: what is tested then is the paired difference to the last that
+would be kept.
+Races that drop and keep early, among candidates of an evolution, are those of Heidrich-Meisner and Igel 2009
+(Hoeffding and Bernstein races); the idea is that of Maron and Moore 1994.
 """
 
 import math
@@ -128,8 +131,9 @@ class Race:
             ahead = self._line(self._foreseen[self._alive], kept) - foreseen.mean(axis=1)
             return np.asarray(student.cdf(ahead / deviation, spread.freedom))
 
-        out = chances(self._kept) < error
-        kept = (chances(self._kept) > 1 - error) & (chances(1) < error)
+        to_be_kept, to_lead = chances(self._kept), chances(1)
+        out = to_be_kept < error
+        kept = (to_be_kept > 1 - error) & (to_lead < error)
         self.running = running[~out & ~kept].tolist()
         self._kept_early += running[kept].tolist()
 

@@ -109,8 +109,9 @@ class SearchSettings(Settings):
         None,
         gt=0,
         lt=0.5,
-        description="score document by document, foresee the losses on the others, and drop who would be "
-        "kept with less than this probability; null: every candidate on all its documents",
+        description="score document by document, foresee the losses on the others, and stop where it is "
+        "known, but for this probability, whether a candidate is kept; null: every candidate on all its "
+        "documents",
     )
     documents: SplitRef = Field(description="validation documents the search scores on")
     objective: Literal["perplexity", "needle"] = Field(
