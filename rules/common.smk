@@ -125,6 +125,12 @@ def asks_by_worker(kind, what):
     return asked
 
 
+def limit_of_workers(wildcards, resources):
+    """Return the option that limits the time of a worker, for a job that has a limit."""
+    seconds = resources.worker_timeout
+    return f" --worker-timeout {seconds}" if seconds else ""
+
+
 def asks_together(some_nodes, what):
     """Return the function that says what a job of several nodes asks for at an attempt."""
 

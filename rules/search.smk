@@ -22,13 +22,16 @@ rule search_factors:
         nodes=asks("search", "nodes"),
         mem_mb=asks_by_worker("search", "mem_mb"),
         runtime=asks("search", "runtime"),
+        worker_timeout=0,  # seconds for one document; 0: none
     params:
         plan=JOB_PLAN,
         python=PYTHON,
+        limit=limit_of_workers,
     shell:
         "OMP_WAIT_POLICY=PASSIVE {params.python:q} -m longrope run"
         " search/{wildcards.node:q}"
         " --plan {params.plan:q}"
         " --threads 1"
         " --workers {threads}"
+        "{params.limit}"
         " > {log:q} 2>&1"

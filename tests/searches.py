@@ -8,9 +8,8 @@ import numpy as np
 from longrope.factors import RopeFactors
 from longrope.methods import Geometry
 from longrope.search import algorithms
-from longrope.search.algorithm import Algorithm, Candidate, Loss
+from longrope.search.algorithm import Algorithm, Best, Candidate, Loss
 from longrope.search.driver import Problem, closed_form_seeds, space_for
-from longrope.search.objective import perplexity
 from longrope.search.space import Individual
 from longrope.search.workers import Score
 
@@ -121,6 +120,37 @@ def noise(seed: int) -> Landscape:
     return loss
 
 
+class Scripted:
+    """Asks what it is told to ask, whatever the losses; names the first as the best."""
+
+    def __init__(self, *groups: list[Candidate]) -> None:
+        self.groups = groups
+        self.iteration = 0
+        self.told: list[Sequence[Sequence[Loss]]] = []
+
+    @property
+    def finished(self) -> bool:
+        return self.iteration == len(self.groups)
+
+    @property
+    def remaining(self) -> int:
+        return sum(map(len, self.groups[self.iteration :]))
+
+    @property
+    def best(self) -> Best:
+        return Best(self.groups[0][0].individual, 0.5)
+
+    def ask(self) -> list[Candidate]:
+        return self.groups[self.iteration]
+
+    def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[Loss]]) -> None:
+        self.told.append(losses)
+        self.iteration += 1
+
+
+ONE, OTHER = Individual((0,) * 16, 0), Individual((300,) * 16, 8)
+
+
 class FakeObjective:
     """A known loss in the place of a model's; remembers which documents it was asked to score."""
 
@@ -131,6 +161,10 @@ class FakeObjective:
         self._loss = loss
         self._lengths = lengths
 
+    @property
+    def documents(self) -> tuple[int, ...]:
+        return tuple(range(len(self._lengths)))
+
     def tokens(self, document: int) -> int:
         return self._lengths[document]
 
@@ -140,19 +174,16 @@ class FakeObjective:
         return factors, document, gradient
 
     def scores(
-        self, units: Sequence[tuple[RopeFactors, int, bool]], done: Callable[[Any], None]
+        self, units: Sequence[tuple[RopeFactors, int, bool]], done: Callable[[int], None]
     ) -> list[Score]:
-        del done
         self.scored += [document for _, document, _ in units]
+        for position in range(len(units)):
+            done(position)
         slope = tuple(np.linspace(-1, 1, GEOMETRY.num_pairs + 1).tolist())
         return [
             Score(self._loss(factors, document), 1, slope if gradient else None)
             for factors, document, gradient in units
         ]
-
-    def perplexity(self, factors: RopeFactors) -> float:
-        losses = [self._loss(factors, document) for document in range(len(self._lengths))]
-        return perplexity(float(np.mean(losses)))
 
 
 def away_from_four(factors: RopeFactors, document: int) -> float:

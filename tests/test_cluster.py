@@ -1,6 +1,7 @@
 """Units to the workers of a Dask scheduler: one of this host, with two processes."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,15 @@ from pathlib import Path
 import pytest
 from fake_workers import fake_scorer, marks, threads_of, unit
 from search_stage import searched, write_inputs
+from searches import ONE, OTHER, PROBLEM, Scripted
 
 from longrope.errors import UserError
+from longrope.memory import ScoreMemory
 from longrope.runtime import Workers
 from longrope.search import cluster
+from longrope.search.algorithm import Candidate
+from longrope.search.driver import search
+from longrope.search.objective import Objective
 from longrope.search.workers import Score
 
 
@@ -58,6 +64,10 @@ def pool(scheduler, folder):
         yield pool
 
 
+def warnings_of(caplog):
+    return [one.getMessage() for one in caplog.records if one.name.startswith("longrope")]
+
+
 def test_two_workers_share_the_units(pool, folder):
     found = sorted(pool.scores([unit(number, seconds=0.2) for number in range(6)]))
     assert found == [(number, Score(number, 1)) for number in range(6)]
@@ -70,11 +80,14 @@ def test_units_that_wait_for_each_other_are_scored_at_once(pool):
     assert found == [(0, Score(50, 1)), (1, Score(51, 1))]
 
 
-def test_a_killed_worker_is_replaced_and_its_unit_scored_again(pool, folder):
+def test_a_killed_worker_is_replaced_and_its_unit_scored_again(pool, folder, caplog):
     found = sorted(pool.scores([unit(10, "die", once=True), unit(11)]))
     assert found == [(0, Score(10, 1)), (1, Score(11, 1))]
     first, second = (process for process, _ in marks(folder, 10))
     assert first != second
+    (warning,) = warnings_of(caplog)
+    assert warning.startswith("number 10, does die,")
+    assert warning.endswith(": Dask lost the worker that had it")
 
 
 def test_a_hung_worker_is_replaced_and_its_unit_scored_again(pool, folder, caplog):
@@ -83,13 +96,23 @@ def test_a_hung_worker_is_replaced_and_its_unit_scored_again(pool, folder, caplo
     assert hung != second
     with pytest.raises(ProcessLookupError):
         os.kill(hung, 0)
-    assert "a worker took longer than 2 s" in caplog.text
+    (warning,) = warnings_of(caplog)
+    assert "a worker took longer than 2 s" in warning
 
 
 def test_a_unit_that_kills_every_worker_is_named(pool, folder):
     with pytest.raises(UserError, match=r"number 30, .* all workers that tried it died"):
         list(pool.scores([unit(30, "die")]))
     assert 1 < len(marks(folder, 30)) < 10
+
+
+def test_a_nan_ranks_last_and_is_logged_once_with_candidate_and_document(pool, tmp_path, caplog):
+    objective = Objective(pool, ScoreMemory(tmp_path, {}), [unit(60, "nan", once=True).text])
+    script = Scripted([Candidate(ONE, "a", (0,))], [Candidate(OTHER, "b", (0,))])
+    best = search(PROBLEM, script, objective, tmp_path / "history.jsonl", {})
+    (warning,) = warnings_of(caplog)
+    assert re.fullmatch("candidate 1 ranks last: its loss on number 60, .* is nan", warning)
+    assert best.provenance["num_failed_candidates"] == 1
 
 
 def test_an_error_of_the_computation_is_not_tried_again(pool, folder):

@@ -4,6 +4,7 @@ import logging
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from fake_workers import FACTORS, fake_scorer, marks, threads_of, unit
 from hypothesis import given
 from hypothesis import strategies as st
 from search_stage import searched, write_inputs
-from searches import PROBLEM, make
+from searches import ONE, OTHER, PROBLEM, Scripted, make
 
 from longrope import cli, configuration
 from longrope import plan as planning
@@ -31,6 +32,7 @@ from longrope.hardware import read_machine
 from longrope.memory import ScoreMemory
 from longrope.runtime import Input, Runtime, Workers
 from longrope.search import processes
+from longrope.search.algorithm import Candidate
 from longrope.search.dispatch import ATTEMPTS, dispatch
 from longrope.search.driver import search
 from longrope.search.objective import Objective
@@ -352,6 +354,18 @@ def test_a_model_in_processes_scores_to_the_same_bytes_as_in_this_one(tmp_path):
     assert searched(tmp_path / "processes", inputs, Workers(2)) == expected
 
 
+def test_a_nan_ranks_last_and_is_logged_once_with_candidate_and_document(tmp_path, caplog):
+    pool = InProcess(fake_scorer(tmp_path))
+    objective = Objective(pool, ScoreMemory(tmp_path, {}), [unit(60, "nan", once=True).text])
+    script = Scripted([Candidate(ONE, "a", (0,))], [Candidate(OTHER, "b", (0,))])
+    best = search(PROBLEM, script, objective, tmp_path / "history.jsonl", {})
+    (record,) = caplog.records
+    assert re.fullmatch(
+        "candidate 1 ranks last: its loss on number 60, .* is nan", record.getMessage()
+    )
+    assert best.provenance["num_failed_candidates"] == 1
+
+
 # The command line ---------------------------------------------------------------------------------
 
 
@@ -363,13 +377,20 @@ def test_numbers_that_are_not_positive_are_refused(option, value, capsys):
     assert f"argument {option}: {value} is not positive" in capsys.readouterr().err
 
 
-def test_threads_of_the_rule_are_workers_with_a_gpu_and_memory_each(tmp_path):
+def test_threads_of_the_rules_are_workers_with_a_gpu_and_memory_each_and_a_resource_limits_them(
+    tmp_path,
+):
     workflow_files.write_experiment(tmp_path)
     threads = ["--set-threads", "search_factors=3"]
-    done = workflow_runs.run(tmp_path, "small.yaml", "-n", "-p", "--cores", "8", *threads)
+    limits = ["--set-resources", "readjust_factors:worker_timeout=90"]
+    done = workflow_runs.run(tmp_path, "small.yaml", "-n", "-p", "--cores", "8", *threads, *limits)
     assert done.returncode == 0, done.stderr[-2000:]
-    job = done.stdout.split("rule search_factors:")[1].split("\n\n")[0]
-    assert "--threads 1 --workers 3" in job
+    job, limited = (
+        done.stdout.split(f"rule {rule}:")[1].split("\n\n")[0]
+        for rule in ("search_factors", "readjust_factors")
+    )
+    assert "--threads 1 --workers 3 >" in job
+    assert "--threads 1 --workers 1 --worker-timeout 90 >" in limited
     plan = planning.build(configuration.load(tmp_path / "small.yaml"), tmp_path)
     machine = read_machine(plan.hardware, workflow_runs.ROOT / "config/hardware.yaml")
     one = requirements(plan.of("search")[0], Shape.of(plan.shape), machine)

@@ -4,6 +4,7 @@ Dask replaces a worker that died and gives its unit to another one. A worker tha
 here, for which it needs its nanny, as `dask worker` starts one.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,10 @@ from longrope.runtime import Workers
 from longrope.search.dispatch import dispatch
 from longrope.search.workers import Score, Scorer, Unit
 
+LOGGER = logging.getLogger(__name__)
+
+ALL_EVENTS = "all"
+"""Dask's name for what happens to any worker"""
 PATIENCE = 120
 """seconds to wait for a scheduler and its first worker, and for the successor of a hung one"""
 
@@ -49,9 +54,11 @@ class Cluster:
         num_workers = max(1, len(self.client.nthreads()))
         with ThreadPoolExecutor(num_workers) as threads:
             place = ClusterPlace(self.client, self._plugin, self._timeout, threads)
+            self.client.subscribe_topic(ALL_EVENTS, place.hear)
             try:
                 yield from dispatch(units, [place] * num_workers)
             finally:
+                self.client.unsubscribe_topic(ALL_EVENTS)
                 # or a search that ends early would wait for what is being scored
                 place.give_up()
 
@@ -110,7 +117,8 @@ class ClusterPlace:
         self._plugin = plugin
         self._timeout = timeout
         self._threads = threads
-        self._begun: set[Any] = set()
+        self._begun: dict[str, tuple[Any, Unit]] = {}
+        """future and unit, by the name that Dask gives a task"""
 
     def start(self, unit: Unit) -> "Future[Score]":
         """Begin to score a unit in a thread that waits for it."""
@@ -123,12 +131,19 @@ class ClusterPlace:
 
     def give_up(self) -> None:
         """Take back what is being scored."""
-        for future in list(self._begun):
+        for future, _ in list(self._begun.values()):
             future.cancel(force=True)
+
+    def hear(self, event: tuple[float, Any]) -> None:
+        """Log which units a worker had that is gone: Dask gives them to another by itself."""
+        _, told = event
+        if isinstance(told, dict) and told.get("action") == "remove-worker":
+            for name in told["processing-tasks"] & self._begun.keys():
+                LOGGER.warning("%s: Dask lost the worker that had it", self._begun[name][1])
 
     def _score(self, unit: Unit) -> Score:
         future = self._client.submit(_score, self._plugin, unit, pure=False)
-        self._begun.add(future)
+        self._begun[future.key] = future, unit
         try:
             return self._awaited(future)
         except KilledWorker as error:
@@ -137,7 +152,7 @@ class ClusterPlace:
                 f" {error.last_worker.address}; give workers more memory."
             ) from None
         finally:
-            self._begun.discard(future)
+            self._begun.pop(future.key, None)
 
     def _awaited(self, future: Any) -> Score:
         """Return the score; TimeoutError if one worker has had the unit longer than the limit.

@@ -1,9 +1,10 @@
 """One search from seeds to the best factors: ask, score, tell, and a history of every candidate."""
 
 import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,7 +13,7 @@ import numpy as np
 
 from longrope.factors import RopeFactors
 from longrope.methods import METHODS, Geometry
-from longrope.search.algorithm import Algorithm, Best, Candidate, Loss
+from longrope.search.algorithm import Algorithm, Candidate, Loss
 from longrope.search.critical import critical_pairs
 from longrope.search.objective import Objective, perplexity
 from longrope.search.progress import Progress
@@ -21,6 +22,8 @@ from longrope.search.workers import Score
 from longrope.search_cost import GRADIENT_COST
 
 CLOSED_FORM_SEEDS = ("linear", "ntk", "yarn")
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,17 +116,23 @@ def search(
         recorder = _Recorder(problem, objective, stream, progress)
         while not algorithm.finished:
             candidates = algorithm.ask()
-            asked = sum(objective.tokens(d) for one in candidates for d in one.documents)
-            progress.begin(asked, len(candidates), algorithm.remaining)
-            scores = recorder.score(algorithm.iteration, candidates)
+            scores = recorder.score(candidates, algorithm.iteration, algorithm.remaining)
             losses = [[Loss(one.loss, one.mean_gradient) for one in row] for row in scores]
             algorithm.tell(candidates, losses)
             progress.show(recorder.count, perplexity(algorithm.best.loss))
-    return _with_provenance(problem, objective, algorithm.best, recorder, provenance)
+        return _with_provenance(algorithm, recorder, provenance)
+
+
+Piece = tuple[Individual, int, bool]
+"""individual, document and whether the gradient is wanted: what is scored once"""
+
+
+def _pieces(candidate: Candidate) -> list[Piece]:
+    return [(candidate.individual, d, candidate.gradient) for d in candidate.documents]
 
 
 class _Recorder:
-    """Scores the candidates of an iteration together, and writes the history in their order."""
+    """Scores candidates, counts what that costs, and writes the history in the order of asking."""
 
     def __init__(
         self, problem: Problem, objective: Objective, stream: TextIO, progress: Progress
@@ -133,34 +142,59 @@ class _Recorder:
         self.stream = stream
         self.progress = progress
         self.count = 0
+        self.individuals: set[Individual] = set()
         self.failed: set[Individual] = set()
         self.scored_tokens = 0
         """of all that was scored; the same individual on the same document counts once"""
-        self._scored: set[tuple[Individual, int, bool]] = set()
+        self._scored: set[Piece] = set()
 
-    def score(self, iteration: int, candidates: Sequence[Candidate]) -> list[list[Score]]:
+    def score(
+        self, candidates: Sequence[Candidate], iteration: int, remaining: int
+    ) -> list[list[Score]]:
         """Return the scores of candidates by document; a loss that is not finite is inf."""
-        composed = [self.problem.compose(candidate.individual) for candidate in candidates]
-        units = [
-            self.objective.unit(factors, document, candidate.gradient)
-            for candidate, factors in zip(candidates, composed, strict=True)
-            for document in candidate.documents
-        ]
-        found = iter(self.objective.scores(units, self.progress.scored))
-        scores = [list(islice(found, len(candidate.documents))) for candidate in candidates]
-        for candidate, factors, row in zip(candidates, composed, scores, strict=True):
-            self._record(iteration, candidate, factors, row)
+        scores = self._scores(candidates, iteration, remaining)
+        for candidate, row in zip(candidates, scores, strict=True):
+            self._record(iteration, candidate, row)
         return scores
 
-    def _record(
-        self, iteration: int, candidate: Candidate, factors: RopeFactors, scores: list[Score]
-    ) -> None:
-        """Count a candidate and write its line."""
-        mean = perplexity(float(np.mean([score.loss for score in scores])))
+    def without_start_tokens(self, individual: Individual, iteration: int) -> float:
+        """Return an individual's perplexity without start tokens: counted, but no candidate."""
+        exported = replace(individual, num_start_tokens=0)
+        candidate = Candidate(exported, "export", self.objective.documents)
+        (row,) = self._scores([candidate], iteration, 1)
         self._spend(candidate)
+        return _perplexity(row)
+
+    def _scores(
+        self, candidates: Sequence[Candidate], iteration: int, remaining: int
+    ) -> list[list[Score]]:
+        """Return scores by candidate and document, and show how they come."""
+        composed = {one.individual: self.problem.compose(one.individual) for one in candidates}
+        pieces = [piece for one in candidates for piece in _pieces(one)]
+        units = [self.objective.unit(composed[i], document, slope) for i, document, slope in pieces]
+        new = set(pieces) - self._scored
+        self.progress.begin(iteration, self._cost(new), len(candidates), remaining)
+
+        def done(position: int) -> None:
+            if (piece := pieces[position]) in new:
+                new.remove(piece)
+                self.progress.count(self._cost([piece]))
+
+        found = iter(self.objective.scores(units, done))
+        scores = [list(islice(found, len(one.documents))) for one in candidates]
+        # individuals that come to the same factors are one unit, and still count each
+        self.progress.count(self._cost(new))
+        return scores
+
+    def _record(self, iteration: int, candidate: Candidate, scores: list[Score]) -> None:
+        """Count a candidate and write its line."""
+        factors = self.problem.compose(candidate.individual)
+        mean = _perplexity(scores)
+        self._spend(candidate)
+        self.individuals.add(candidate.individual)
         self.count += 1
         if not math.isfinite(mean):
-            self.failed.add(candidate.individual)
+            self._fail(candidate, scores)
         line = {
             "iteration": iteration,
             "candidate": self.count,
@@ -175,41 +209,52 @@ class _Recorder:
             line["attention_scale"] = factors.attention_scale
         self.stream.write(json.dumps(line) + "\n")
 
+    def _fail(self, candidate: Candidate, scores: list[Score]) -> None:
+        """Count and log a candidate without a finite perplexity."""
+        self.failed.add(candidate.individual)
+        by_document = zip(candidate.documents, scores, strict=True)
+        document, worst = max(by_document, key=lambda pair: pair[1].loss)
+        unit = self.objective.unit(self.problem.compose(candidate.individual), document)
+        LOGGER.warning("candidate %d ranks last: its loss on %s is %s", self.count, unit, worst.nll)
+
     def _spend(self, candidate: Candidate) -> None:
         """Count the tokens of what was not scored before."""
-        asked = {(candidate.individual, d, candidate.gradient) for d in candidate.documents}
-        cost = GRADIENT_COST if candidate.gradient else 1
-        for _, document, _ in asked - self._scored:
-            self.scored_tokens += cost * self.objective.tokens(document)
-        self._scored |= asked
+        pieces = set(_pieces(candidate)) - self._scored
+        self.scored_tokens += self._cost(pieces)
+        self._scored |= pieces
 
-    @property
-    def individuals(self) -> set[Individual]:
-        """All that were scored."""
-        return {individual for individual, _, _ in self._scored}
+    def _cost(self, pieces: Iterable[Piece]) -> int:
+        """Return the tokens that pieces count as."""
+        return sum(
+            (GRADIENT_COST if slope else 1) * self.objective.tokens(document)
+            for _, document, slope in pieces
+        )
+
+
+def _perplexity(scores: Sequence[Score]) -> float:
+    """Return exp(mean loss over documents); inf where it is not finite."""
+    return perplexity(float(np.mean([score.loss for score in scores])))
 
 
 def _with_provenance(
-    problem: Problem,
-    objective: Objective,
-    found: Best,
-    recorder: _Recorder,
-    provenance: Mapping[str, str | int | float],
+    algorithm: Algorithm, recorder: _Recorder, provenance: Mapping[str, str | int | float]
 ) -> RopeFactors:
     """Return the best factors with what they cost, and their perplexity without start tokens.
 
-    No export format can express start tokens, so what they are worth must be known.
+    No export format can express start tokens, so what they are worth must be known; the scored tokens
+    include what that costs, those of the history's last line do not.
     """
+    found = algorithm.best
     if not math.isfinite(found.loss):
         raise ValueError(f"none of {recorder.count} candidates has a finite perplexity")
-    best = problem.compose(found.individual)
-    exported = best.model_copy(update={"num_start_tokens": 0})
+    exported = recorder.without_start_tokens(found.individual, algorithm.iteration)
     facts: dict[str, str | int | float] = {
         **provenance,
         "perplexity": perplexity(found.loss),
-        "perplexity_without_start_tokens": objective.perplexity(exported),
+        "perplexity_without_start_tokens": exported,
         "num_candidates": len(recorder.individuals),
         "num_failed_candidates": len(recorder.failed),
         "scored_tokens": recorder.scored_tokens,
     }
+    best = recorder.problem.compose(found.individual)
     return best.model_copy(update={"provenance": facts})

@@ -57,8 +57,8 @@ def objective_on(
     return Objective(pool, memory, texts)
 
 
-def _ignore(unit: Unit) -> None:
-    del unit
+def _ignore(position: int) -> None:
+    del position
 
 
 class Objective:
@@ -69,6 +69,11 @@ class Objective:
         self._memory = memory
         self._texts = texts
 
+    @property
+    def documents(self) -> tuple[int, ...]:
+        """Indices of all documents."""
+        return tuple(range(len(self._texts)))
+
     def tokens(self, document: int) -> int:
         """Return the tokens of one document's text."""
         return len(self._texts[document].tokens)
@@ -77,29 +82,31 @@ class Objective:
         """Return the unit that scores factors on one document."""
         return Unit(factors, self._texts[document], gradient)
 
-    def scores(self, units: Sequence[Unit], done: Callable[[Unit], None] = _ignore) -> list[Score]:
-        """Return the scores of units; `done` is told of each when its score is known and remembered."""
+    def scores(self, units: Sequence[Unit], done: Callable[[int], None] = _ignore) -> list[Score]:
+        """Return the scores of units; `done` is told the position of each when its score is remembered.
+
+        Of equal units one is scored, and `done` is told of it alone.
+        """
         names = [json.dumps(_key(unit), sort_keys=True) for unit in units]
-        distinct = dict(zip(names, units, strict=True))
+        distinct = {name: position for position, name in enumerate(names)}
         found: dict[str, Score] = {}
-        for name, unit in distinct.items():
-            if (score := self._remembered(unit)) is not None:
+        for name, position in distinct.items():
+            if (score := self._remembered(units[position])) is not None:
                 found[name] = score
-                done(unit)
+                done(position)
         missing = [name for name in distinct if name not in found]
-        for position, score in self._pool.scores([distinct[name] for name in missing]):
-            name = missing[position]
+        for number, score in self._pool.scores([units[distinct[name]] for name in missing]):
+            name = missing[number]
             found[name] = score
-            self._remember(distinct[name], score)
+            self._remember(units[distinct[name]], score)
             done(distinct[name])
         return [found[name] for name in names]
 
     def perplexities(self, candidates: Sequence[RopeFactors]) -> list[float]:
         """Return exp(mean of the documents' losses) of each; inf where it is not finite."""
-        documents = range(len(self._texts))
-        units = [self.unit(factors, document) for factors in candidates for document in documents]
+        units = [self.unit(factors, d) for factors in candidates for d in self.documents]
         losses = [score.loss for score in self.scores(units)]
-        rows = np.reshape(losses, (len(candidates), len(documents)))
+        rows = np.reshape(losses, (len(candidates), len(self.documents)))
         return [perplexity(float(np.mean(row))) for row in rows]
 
     def perplexity(self, factors: RopeFactors) -> float:

@@ -1,11 +1,9 @@
-"""The progress bar of a search: tokens that are scored, with what is found so far."""
+"""The progress bar of a search: tokens as the search counts them, with what is found so far."""
 
 from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
-
-from longrope.search.workers import Unit
 
 
 class Progress:
@@ -13,6 +11,12 @@ class Progress:
 
     def __init__(self) -> None:
         self._bar: Any = tqdm(desc="search", unit="token", unit_scale=True, mininterval=1.0)
+        self._iteration = -1
+        self._asked = 0
+        """tokens of this iteration"""
+        self._num_candidates = 1
+        self._dearness = 0.0
+        """tokens per candidate of the iteration before"""
 
     def __enter__(self) -> Self:
         return self
@@ -23,21 +27,32 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is None:
+            self._bar.total = self._bar.n
         self._bar.close()
 
-    def begin(self, num_tokens: int, num_candidates: int, remaining: int) -> None:
-        """Reckon that what remains costs as much a candidate as those of this iteration.
+    def begin(self, iteration: int, num_tokens: int, num_candidates: int, remaining: int) -> None:
+        """Reckon that what remains costs as much a candidate as this iteration or the one before.
+
+        The dearer of the two, because a race has just begun to score its candidates.
 
         Args:
-            num_tokens: of this iteration, over all candidates and documents.
-            num_candidates: of this iteration.
+            iteration: the same for all stages of a race.
+            num_tokens: that are asked for now, and were not before.
+            num_candidates: that are asked for now.
             remaining: candidates of this iteration and, by estimate, of those after it.
         """
-        self._bar.total = self._bar.n + num_tokens * remaining // max(1, num_candidates)
+        if iteration != self._iteration:
+            self._dearness = self._asked / self._num_candidates
+            self._iteration, self._asked, self._num_candidates = iteration, 0, num_candidates
+        before = self._bar.n - self._asked
+        self._asked += num_tokens
+        dearness = max(self._dearness, self._asked / self._num_candidates)
+        self._bar.total = before + max(self._asked, round(dearness * remaining))
 
-    def scored(self, unit: Unit) -> None:
-        """Count a unit whose score is known."""
-        self._bar.update(len(unit.text.tokens))
+    def count(self, num_tokens: int) -> None:
+        """Count tokens that were not scored before and are now."""
+        self._bar.update(num_tokens)
 
     def show(self, num_candidates: int, best: float) -> None:
         """Show how many candidates were scored and the best perplexity among them."""
