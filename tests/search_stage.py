@@ -11,7 +11,7 @@ from longrope.runtime import Input, Runtime, Workers
 from longrope.stages import search
 
 SETTINGS = ALGORITHM | {
-    "algorithm": "cma",
+    "algorithm": "auto",
     "model": "tiny",
     "original_length": ORIGINAL_LENGTH,
     "source_length": ORIGINAL_LENGTH,

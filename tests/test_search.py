@@ -98,6 +98,22 @@ def test_the_mutation_probability_is_the_fraction_of_pairs_redrawn():
     assert np.mean(changed) == pytest.approx(0.3, abs=0.02)
 
 
+@effort(max_examples=20)
+@given(seeds, st.floats(0, 1))
+def test_any_mutation_probability_is_the_fraction_of_coordinates_redrawn(seed, probability):
+    parent = Individual(tuple(range(0, 900, 57))[:16], 2)
+    generator = np.random.default_rng(seed)
+    children = [SPACE.mutate(parent, probability, generator) for _ in range(400)]
+    changed = np.not_equal([child.levels for child in children], parent.levels)
+    # five deviations of 400 * 16 draws, and one in a hundred redrawn as it was
+    deviation = math.sqrt(probability * (1 - probability) / changed.size)
+    assert abs(changed.mean() - probability) <= 5 * deviation + 0.015
+    # one of three choices of start tokens is the parent's
+    expected = probability * 2 / 3
+    others = np.mean([child.num_start_tokens != 2 for child in children])
+    assert abs(others - expected) <= 5 * math.sqrt(expected * (1 - expected) / 400) + 0.001
+
+
 def test_a_probability_of_zero_changes_nothing_and_of_one_redraws_all():
     parent = Individual(tuple(range(0, 900, 57))[:16], 8)
     generator = np.random.default_rng(0)
@@ -244,6 +260,26 @@ def test_no_individual_is_asked_for_twice_and_all_on_every_document():
     asked = [c for group in run(make("evolution"), hill) for c in group]
     assert len(asked) == len({c.individual for c in asked}) == 12 + 5 * 8
     assert {c.documents for c in asked} == {ALL}
+
+
+@effort(max_examples=25)
+@given(seeds, seeds, st.floats(0.05, 1), st.floats(0, 0.5))
+def test_whatever_is_told_every_individual_is_new_on_the_grid_within_bounds_and_rises(
+    seed, landscape, probability, failing
+):
+    def loss(individual, document):
+        value = noise(landscape)(individual, document)
+        return value if value >= failing else math.nan
+
+    asked = run(make("evolution", seed=seed, mutation_probability=probability), loss)
+    individuals = [c.individual for group in asked for c in group]
+    assert len(individuals) == len(set(individuals)) == 12 + 5 * 8
+    factors = np.array([SPACE.factors(individual) for individual in individuals])
+    assert factors.tolist() == [[float(f"{factor:.2f}") for factor in row] for row in factors]
+    assert factors.min() >= 1 and factors.max() <= 1.25 * SCALE
+    assert (np.diff(factors) >= 0).all()
+    starts = {individual.num_start_tokens for individual in individuals}
+    assert starts <= set(SETTINGS["start_tokens"])
 
 
 def test_the_first_generation_holds_the_three_seeds_and_their_mutations():
