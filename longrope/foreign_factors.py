@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from longrope import hyper_parameters
 from longrope.errors import UserError
 from longrope.factors import FactorTable, RopeFactors, first_fall
 from longrope.methods import su_attention_scale
@@ -58,14 +59,6 @@ OPTIONS = {
 """Field -> option of the command line, in the order in which they are asked for."""
 DEFAULTS = {"num_start_tokens": 0, "attention_scale": 1.0}
 SUFFIXES = {".csv": "csv", ".txt": "csv", ".json": "longrope"}
-HYPER_PARAMETERS = {
-    "population_size": "population_size",
-    "max_time_budget": "num_iterations",
-    "mutation_numbers": "num_mutations",
-    "crossover_size": "num_crossovers",
-    "parents_size": "num_parents",
-}
-"""Key of the public code's hyper-parameter files -> key of `search` in a configuration."""
 
 
 def read(path: Path, format_name: str | None = None, told: Told | None = None) -> Loaded:
@@ -139,25 +132,16 @@ def _guess(path: Path, text: str) -> str:
     if path.suffix != ".json" and not text.lstrip().startswith("{"):
         return "csv"
     content = _object(path, text)
-    if {"evo_scale", "list_step", *HYPER_PARAMETERS} <= content.keys():
-        raise UserError(_instead_of_hyper_parameters(path, content))
+    if content.keys() >= hyper_parameters.REQUIRED:
+        raise UserError(
+            f"{path} holds settings of a search and no factors; `longrope factors convert` makes them the "
+            "search block of a configuration."
+        )
     if content.keys() & {"factors", "entries"}:
         return "longrope"
     if content.keys() & {"rope_parameters", "rope_scaling", "long_factor"}:
         return "huggingface"
     raise UserError(f"{path} holds no factors in a known format ({_names()}); give another file.")
-
-
-def _instead_of_hyper_parameters(path: Path, content: dict[str, Any]) -> str:
-    """Return the sentence on a hyper-parameter file of the public code: the settings it comes to.
-
-    The public code multiplies all counts by `evo_scale`, and not the step.
-    """
-    settings = {"grid": content["list_step"]}
-    for theirs, ours in HYPER_PARAMETERS.items():
-        settings[ours] = int(content["evo_scale"] * content[theirs])
-    block = ", ".join(f"{key}: {value}" for key, value in settings.items())
-    return f"{path} holds settings of a search and no factors; in a configuration: search: {{{block}}}."
 
 
 def _object(path: Path, text: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from longrope import hyper_parameters
 from longrope.errors import UserError
 from longrope.factors import FactorTable, RopeFactors, first_fall
 from longrope.foreign_factors import FORMATS, Loaded, Told, format_of, read, write
@@ -25,7 +26,11 @@ LENGTHS = Told(original_length=64, target_length=256)
 LLAMA: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2}
 """A Llama of 8 rotary pairs."""
 THETA = 500_000.0
-AUTHORS = os.environ.get("LONGROPE_AUTHOR_FACTORS", "")
+PUBLIC = dict.fromkeys(hyper_parameters.REQUIRED, 1)
+ROOT = Path(__file__).parents[1]
+AUTHORS = Path(
+    os.environ.get("LONGROPE_AUTHOR_FACTORS", ROOT.parent / "shared/facts/author_factors.csv")
+)
 
 numbers = st.floats(min_value=1e-3, max_value=1e6)
 any_factors = st.builds(
@@ -284,9 +289,11 @@ def test_a_config_that_transformers_saved_is_read_as_transformers_means_it(
     torch.testing.assert_close(ratio, torch.tensor(loaded.factors), rtol=3e-7, atol=0)
 
 
-@pytest.mark.skipif(not AUTHORS, reason="LONGROPE_AUTHOR_FACTORS names no file")
+@pytest.mark.skipif(
+    not AUTHORS.is_file(), reason=f"{AUTHORS} is not there; LONGROPE_AUTHOR_FACTORS may name it"
+)
 def test_the_authors_own_factors_are_read_as_they_are(tmp_path: Path) -> None:
-    for row in csv.DictReader(Path(AUTHORS).read_text().splitlines()):
+    for row in csv.DictReader(AUTHORS.read_text().splitlines()):
         name = row.pop("file")
         values = [float(value) for value in row.values()]
         loaded = read(file(tmp_path, "\n".join(row.values()), name), told=LENGTHS)
@@ -308,6 +315,11 @@ def test_the_authors_own_factors_are_read_as_they_are(tmp_path: Path) -> None:
         ("f.json", "1\n2\n", "f.json is not JSON"),
         ("f.json", [1, 2], "f.json is not a JSON object; name its format with --from"),
         ("f.json", {"model_type": "llama"}, "f.json holds no factors in a known format"),
+        (
+            "f.json",
+            PUBLIC,
+            "f.json holds settings of a search and no factors; `longrope factors conv",
+        ),
         ("f.json", {"factors": [1, 2]}, "f.json is not a factors file: original_length: Field"),
         ("c.json", {"rope_scaling": None}, "c.json has no block of rope_type longrope"),
         ("c.json", block(rope_type="yarn"), "c.json: rope_type is yarn; only longrope has"),
@@ -332,26 +344,6 @@ def test_a_file_that_says_no_factors_is_refused_in_one_sentence(
 def test_a_csv_without_lengths_is_refused_by_the_option_to_give(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"f\.csv does not say its original length; give --orig"):
         read(file(tmp_path, "1\n2\n", "f.csv"))
-
-
-def test_search_settings_of_the_public_code_are_refused_with_ours(tmp_path: Path) -> None:
-    # counts times evo_scale: 64 * 0.5, 40 * 0.5, 16 * 0.5, 32 * 0.5; the step stays
-    theirs = {
-        "evo_scale": 0.5,
-        "population_size": 64,
-        "max_time_budget": 40,
-        "mutation_numbers": 16,
-        "crossover_size": 16,
-        "max_crossover_try": 20,
-        "parents_size": 32,
-        "list_step": 0.01,
-    }
-    with pytest.raises(UserError) as refused:
-        read(file(tmp_path, theirs))
-    assert (
-        "search: {grid: 0.01, population_size: 32, num_iterations: 20, num_mutations: 8, "
-        "num_crossovers: 8, num_parents: 16}"
-    ) in str(refused.value)
 
 
 @pytest.mark.parametrize(

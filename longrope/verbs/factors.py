@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
+from longrope import configuration, hyper_parameters
 from longrope.errors import UserError
 from longrope.factors import RopeFactors, log_ratios
 from longrope.foreign_factors import FORMATS, Loaded, Told, format_of, read, write
@@ -49,7 +50,9 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     convert = actions.add_parser("convert", help="write factors in another format")
     convert.add_argument("input", type=Path, metavar="IN")
     convert.add_argument("output", type=Path, metavar="OUT")
-    convert.add_argument("--to", choices=FORMATS, help="format of OUT; else by its suffix")
+    convert.add_argument(
+        "--to", choices=[*FORMATS, hyper_parameters.NAME], help="format of OUT; else by its suffix"
+    )
     convert.add_argument("--short", type=Path, help="factors up to the original length")
     convert.set_defaults(verb=_convert)
     for action in (plot, compare, convert):
@@ -90,16 +93,53 @@ def _warn(sentences: Iterable[str]) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
+    content = hyper_parameters.content_of(options.input)
+    if content is not None:
+        _convert_to_settings(options, content)
+    elif options.to == hyper_parameters.NAME:
+        config = configuration.load(options.input)
+        _write_settings(options.output, *hyper_parameters.written(config, str(options.input)))
+    else:
+        _convert_factors(options)
+
+
+def _convert_to_settings(options: argparse.Namespace, content: dict[str, Any]) -> None:
+    """Write hyper-parameters of the public code as a block of a configuration."""
+    if options.to or options.output.suffix not in hyper_parameters.SUFFIXES:
+        raise UserError(
+            f"{options.input} holds settings of a search; give a .yaml file for the block of a "
+            "configuration, without --to."
+        )
+    _write_settings(options.output, *hyper_parameters.read(options.input, content))
+
+
+def _write_settings(output: Path, text: str, lost: list[str]) -> None:
+    _refuse_to_replace(output)
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}.") from None
+    _warn_of_lost(output, lost)
+
+
+def _convert_factors(options: argparse.Namespace) -> None:
     loaded = _load(options.input, options)
     name = options.to or format_of(options.output)
     if options.to is None and name == loaded.format_name:
         raise UserError(f"{options.input} is {name} already; name another format with --to.")
-    if options.output.exists():
-        raise UserError(f"{options.output} is there already; name another file or remove it.")
+    _refuse_to_replace(options.output)
     short = _short(options.short, loaded.factors) if options.short else None
-    lost = write(options.output, loaded.factors, name, short)
+    _warn_of_lost(options.output, write(options.output, loaded.factors, name, short))
+
+
+def _refuse_to_replace(output: Path) -> None:
+    if output.exists():
+        raise UserError(f"{output} is there already; name another file or remove it.")
+
+
+def _warn_of_lost(output: Path, lost: Sequence[str]) -> None:
     if lost:
-        _warn([f"{options.output} does not hold {', '.join(lost)}"])
+        _warn([f"{output} does not hold {', '.join(lost)}"])
 
 
 def _short(path: Path, long: RopeFactors) -> RopeFactors:
