@@ -127,7 +127,7 @@ def measure(way: str, length: int, steps: int) -> dict[str, float]:
                 work=Path(folder),
                 micro_batch_size=1,
                 parallel=ParallelSettings.model_validate(WAYS[way]),
-                watch=clock,
+                callbacks=[clock],
             )
     seconds = median(clock.seconds[1:])
     return {"tokens/s": length / seconds, "memory": peak() - clock.before}

@@ -42,7 +42,11 @@ BENCHMARKS_COLUMNS = (
 CONVERGENCE_COLUMNS = (
     *("search", "length", "iteration", "origin", "scored_tokens", "perplexity", "best"),
 )
-TRAINING_COLUMNS = ("model", "step", "loss", "learning_rate", "grad_norm", "tokens_per_second")
+MEMORY_COLUMNS = ("peak_gpu_memory_mb", "resident_memory_mb", "peak_memory_so_far_mb")
+TRAINING_COLUMNS = (
+    *("model", "step", "loss", "learning_rate", "grad_norm", "tokens_per_second"),
+    *MEMORY_COLUMNS,
+)
 WATCHED_COLUMNS = ("model", "step", "length", "num_documents", "perplexity")
 TEXT_COLUMNS = (
     *("corpus", "stand_in", "variant", "method", "protocol", "task", "metric"),
@@ -246,7 +250,7 @@ def _histories(plan: PlanFile, store: Path) -> Iterator[tuple[str, int, Path]]:
 
 
 def training_table(plan: PlanFile, store: Path) -> pd.DataFrame:
-    """Return one row per fine-tuned model and step; steps before the last start have no speed."""
+    """Return one row per fine-tuned model and step; what was not measured is missing."""
     rows = [
         {"model": node["label"]} | speeds.get(line["step"], {}) | line
         for key, node in fine_tunings(plan)

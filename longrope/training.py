@@ -6,12 +6,9 @@ differ by rounding only.
 """
 
 import contextlib
-import importlib.util
 import json
-import resource
 import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from tqdm import tqdm
+from transformers import (
+    PreTrainedModel,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from longrope.errors import UserError
 from longrope.parallel import (
@@ -45,8 +49,6 @@ class Trained:
 
     log: list[dict[str, Any]]
     """loss, learning rate and gradient norm of every step"""
-    measured: list[dict[str, Any]]
-    """speed and memory of every step since the last start"""
     weights: dict[str, Tensor] | None
     """the tuned weights if the model does not hold them; of the first process only"""
 
@@ -59,8 +61,7 @@ def train(
     work: Path,
     micro_batch_size: int,
     parallel: ParallelSettings = DEFAULT,
-    curves: Path | None = None,
-    watch: TrainerCallback | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Train in place; resumes from checkpoints in `work`, of a job of as many processes.
 
@@ -72,8 +73,7 @@ def train(
         work: folder of the checkpoints, the same for all processes.
         micro_batch_size: rows of a forward pass.
         parallel: how the processes that torchrun started share the work.
-        curves: folder of curves for TensorBoard, None for none.
-        watch: called beside; it must leave the model as it was.
+        callbacks: called beside, in their order; they must leave the model as it was.
 
     Raises:
         UserError: if model, rows, batch and processes do not divide each other.
@@ -88,20 +88,21 @@ def train(
         options["parallelism_config"] = sequence_parallelism(layout, attention)
     folder = work / layout.name
     rotary = _placeable(model, rows)
-    meter = _Meter(settings["batch_size"] * length)
     trainer = _RowTrainer(
         model=model,
         args=TrainingArguments(output_dir=str(folder), **options),
         train_dataset=rows,
-        callbacks=_callbacks(meter, curves, layout) + ([watch] if watch else []),
+        callbacks=[*callbacks],
         layout=layout,
         parallel=parallel,
         rotary=rotary,
     )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_Progress())
     with attention_within_pieces(rotary, attention) if rotary else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=last_checkpoint(folder, layout))
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
-    return Trained(log, meter.measured, trainer.gathered_weights())
+    return Trained(log, trainer.gathered_weights())
 
 
 class _RowTrainer(Trainer):
@@ -192,31 +193,15 @@ def _placeable(model: PreTrainedModel, rows: Dataset[dict[str, Tensor]]) -> Long
     return rotary
 
 
-class _Meter(TrainerCallback):
-    """Measures every step: what a machine did, which no other run repeats."""
+class _Progress(ProgressCallback):
+    """The Trainer's bar, which reckons the time left from the steps of this start alone."""
 
-    def __init__(self, tokens_per_step: int) -> None:
-        self.measured: list[dict[str, Any]] = []
-        self._tokens = tokens_per_step
-        self._began = 0.0
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self._began = time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds = time.monotonic() - self._began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        entry = {
-            "step": state.global_step,
-            "seconds": round(seconds, 3),
-            "tokens_per_second": round(self._tokens / seconds, 1),
-            "peak_memory_mb": round(peak, 1),
-        }
-        if torch.cuda.is_available():
-            entry["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-        self.measured.append(entry)
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.current_step = state.global_step
+        if state.is_world_process_zero:
+            place = {"total": state.max_steps, "initial": state.global_step}
+            bar: Any = tqdm(desc="finetune", unit="step", mininterval=1.0, **place)
+            self.training_bar = bar
 
 
 def _options(
@@ -240,6 +225,7 @@ def _options(
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "report_to": [],
+        "disable_tqdm": False,
         "dataloader_pin_memory": on_gpu,
         "remove_unused_columns": False,
     }
@@ -265,24 +251,6 @@ def _recipe(settings: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
         pinned = torch.cuda.is_available()
         return recipe | {"deepspeed": deepspeed_config(layout, autocast=autocast, pinned=pinned)}
     return recipe | {"bf16": autocast}
-
-
-def _callbacks(
-    meter: TrainerCallback, curves: Path | None, layout: Layout
-) -> list[TrainerCallback]:
-    if curves is None:
-        return [meter]
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UserError(
-            "finetune.parallel.tensorboard needs the package tensorboard, which is not installed: "
-            "`pip install 'longrope[train]'`, or set it false."
-        )
-    if layout.rank:
-        return [meter]
-    from torch.utils.tensorboard import SummaryWriter
-    from transformers.integrations.integration_utils import TensorBoardCallback
-
-    return [meter, TensorBoardCallback(SummaryWriter(str(curves)))]  # type: ignore[no-untyped-call]
 
 
 def last_checkpoint(work: Path, layout: Layout | None = None) -> str | None:

@@ -1,18 +1,31 @@
-"""What a training that is to be killed runs in its own process, before it starts."""
+"""Ends of trainings: by a signal to their own process, and by an interrupt."""
 
 import os
 import signal
 from typing import Any
 
-from longrope import training
+from transformers import TrainerCallback
+from transformers.trainer_callback import CallbackHandler
 
 
-def kill_at(step: int) -> None:
-    """Make every training of this process end itself by SIGKILL after a step."""
+def kill_at(step: int, rank: int = 0) -> None:
+    """Let one process end itself by SIGKILL after a step of any training, from now on."""
+    real = CallbackHandler.on_step_end
 
-    class Kill(training._Meter):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def on_step_end(self: Any, args: Any, state: Any, control: Any) -> Any:
+        if state.global_step == step and os.environ.get("RANK", "0") == str(rank):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, args, state, control)
 
-    training._Meter = Kill  # type: ignore[misc]
+    CallbackHandler.on_step_end = on_step_end
+
+
+class Interrupt(TrainerCallback):
+    """Ends one training after a step, before its checkpoint is written."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        if state.global_step == self._step:
+            raise KeyboardInterrupt

@@ -8,13 +8,13 @@ import argparse
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from killing import kill_at
 from tiny_models import build
 from torch.utils.data import Dataset
 
@@ -22,6 +22,7 @@ from longrope import training
 from longrope.corpora import TokenStore
 from longrope.factors import RopeFactors
 from longrope.models import geometry
+from longrope.recording import Recorder
 from longrope.rotary import install
 from longrope.settings.training import ParallelSettings
 from longrope.training_data import Mixed
@@ -111,13 +112,22 @@ def watch_of(case: dict[str, Any]) -> Watch | None:
     )
 
 
+def recorder_of(case: dict[str, Any]) -> Recorder | None:
+    """Return what writes curves of a case, if it names a folder for them."""
+    if case["curves"] is None:
+        return None
+    work, tokens = Path(case["work"]), case["length"] * case["settings"]["batch_size"]
+    work.mkdir(exist_ok=True)
+    return Recorder(work, tokens_per_step=tokens, curves=Path(case["curves"]))
+
+
 def compute(case: dict[str, Any]) -> dict[str, Any] | None:
     """Train one case; return its log and the digest of its weights, None in all but the first process."""
     settings, length = case["settings"], case["length"]
     model = build(case["architecture"], max_position_embeddings=length)
     if case["mixed"] or case["scaled"]:
         install(model, geometry(model, 32)).use(FACTORS)
-    watch = watch_of(case)
+    watch, recorder = watch_of(case), recorder_of(case)
     trained = training.train(
         model,
         rows_of(case),
@@ -125,8 +135,7 @@ def compute(case: dict[str, Any]) -> dict[str, Any] | None:
         work=Path(case["work"]),
         micro_batch_size=case["micro_batch_size"],
         parallel=ParallelSettings.model_validate(case["parallel"]),
-        curves=Path(case["curves"]) if case["curves"] else None,
-        watch=watch,
+        callbacks=[callback for callback in (recorder, watch) if callback],
     )
     if os.environ.get("RANK", "0") != "0":
         return None
@@ -143,18 +152,6 @@ def compute_node(case: dict[str, Any]) -> None:
     places = ["--plan", case["plan"], "--store", case["store"]]
     options = parser.parse_args(["run", case["key"], *places])
     run.compute(case["key"], json.loads(options.plan.read_text())["nodes"], options)
-
-
-def kill_at(rank: int, step: int) -> None:
-    """Let one process kill itself at the end of a step, from now on."""
-    real = training._Meter.on_step_end
-
-    def on_step_end(self: Any, args: Any, state: Any, *more: Any, **named: Any) -> None:
-        if state.global_step == step and os.environ.get("RANK", "0") == str(rank):
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(self, args, state, *more, **named)
-
-    training._Meter.on_step_end = on_step_end  # type: ignore[method-assign]
 
 
 def forget_sequence_parallelism() -> None:
@@ -187,7 +184,8 @@ def main(cases: list[dict[str, Any]], results: Path) -> None:
     done = []
     for one in cases:
         if one["kill"] is not None:
-            kill_at(*one["kill"])
+            rank, step = one["kill"]
+            kill_at(step, rank)
         done.append(compute_node(one) if "key" in one else compute(one))
         forget_sequence_parallelism()
         if done[-1] is not None:

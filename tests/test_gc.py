@@ -219,6 +219,35 @@ def test_a_score_memory_is_kept_as_long_as_its_model_and_its_tokens_are(capsys):
     assert "kept: 1 score memories that do not say what they are of" in capsys.readouterr().out
 
 
+# Curves -------------------------------------------------------------------------------------------
+
+
+def curves(name: str) -> Path:
+    """Write a folder of curves for TensorBoard."""
+    folder = STORE / ".tensorboard" / name
+    folder.mkdir(parents=True)
+    (folder / "events.out.tfevents.0").write_bytes(bytes(1500))
+    return folder
+
+
+def test_curves_are_kept_as_long_as_a_plan_has_their_node_or_a_job_works_on_it(capsys):
+    before, after = outdated()
+    past, present = (plan.of("search")[0].key for plan in (before, after))
+    job = "search/tiny-64-0123456789ab"
+    hold(job)
+    alive, dead, held = (curves(key.rpartition("/")[2]) for key in (present, past, job))
+    others = curves("mine")
+    assert call("gc") == 0
+    assert f"   1.5 kB  {dead}\n" in capsys.readouterr().out
+    assert dead.is_dir()
+    assert deleted()
+    assert not dead.exists()
+    assert alive.is_dir() and held.is_dir() and others.is_dir()
+    capsys.readouterr()
+    assert call("gc") == 0
+    assert ".tensorboard" not in capsys.readouterr().out
+
+
 # Running jobs -------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import parallel_runs
 import pytest
 import torch
 import workflow_files
+from killing import Interrupt
 from test_training import write_tokens
 from tiny_models import build
 from tokenizers import Tokenizer, models
@@ -83,27 +84,19 @@ def test_merged_weights_alone_compute_what_the_adapted_model_does(model):
 # Training -----------------------------------------------------------------------------------------
 
 
-def trained(work):
+def trained(work, callbacks=()):
     model = build("llama")
     add_adapters(model, LORA, seed=0)
     settings = parallel_runs.SETTINGS | {"num_steps": 4}
     rows = parallel_runs.Rows(32, 16)
-    log = training.train(model, rows, settings, work=work, micro_batch_size=4).log
+    given = {"work": work, "micro_batch_size": 4, "callbacks": callbacks}
+    log = training.train(model, rows, settings, **given).log
     return model, log
 
 
-def test_training_resumes_to_the_same_bits(tmp_path, monkeypatch):
-    real = training._Meter.on_step_end
-
-    def interrupted(self, args, state, *more, **named):
-        if state.global_step == 3:
-            raise KeyboardInterrupt
-        real(self, args, state, *more, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training._Meter, "on_step_end", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            trained(tmp_path / "interrupted")
+def test_training_resumes_to_the_same_bits(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "interrupted", [Interrupt(3)])
     checkpoints = tmp_path / "interrupted" / "_checkpoints"
     assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-2"]
     resumed, log = trained(tmp_path / "interrupted")

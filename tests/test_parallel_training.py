@@ -346,7 +346,10 @@ def test_a_node_is_computed_by_two_processes_and_killed_ones_resume_to_the_same_
     for name in ("factors.json", "log.jsonl", "model/config.json", "model/model.safetensors"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
     measured = (resumed / "measured.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in measured] == [5, 6]
+    assert [json.loads(line)["step"] for line in measured] == [1, 2, 3, 4, 5, 6]
+    # one bar, of the first process, which begins at the checkpoint
+    assert re.findall(r"finetune: +\d+%\|[^\r]*?\| (\d)/6 \[", done.stderr)[0] == "4"
+    assert len(re.findall(r" 4/6 \[", done.stderr)) == 1
 
 
 # The rule -----------------------------------------------------------------------------------------

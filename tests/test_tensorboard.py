@@ -3,34 +3,70 @@
 import importlib.util
 
 import pytest
+import test_watching
+from killing import Interrupt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_training import SETTINGS, encode, mix, write_tokens
-from tiny_models import build
+from test_training import SETTINGS, write_tokens
 
-from longrope.corpora import TokenStore
 from longrope.errors import UserError
-from longrope.training import train
-from longrope.training_data import Chunks
+from longrope.recording import Recorder
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
+LOOKED_AT = [0, 4, 6]
+"""steps at which `test_watching` measures perplexity"""
 
 
-def trained(folder, curves):
-    """Train in a folder and return the log."""
-    rows = Chunks(TokenStore(write_tokens(folder / "tokens")), encode, mix())
-    work = folder / "work"
-    return train(build("llama"), rows, SETTINGS, work=work, micro_batch_size=2, curves=curves).log
+def trained(folder, *more):
+    """Train in a folder, watched; return what was recorded, looked at and logged."""
+    tokens = folder / "tokens"
+    if not tokens.exists():
+        write_tokens(tokens)
+    recorder = Recorder(folder, tokens_per_step=4 * 64, curves=folder / "curves")
+    watch = test_watching.watch(tokens)
+    _, log = test_watching.trained(tokens, folder / "work", recorder, watch, *more)
+    return recorder.measured, watch.found, log
 
 
-def test_its_curves_are_those_of_the_log(tmp_path):
-    log = trained(tmp_path, tmp_path / "curves")
-    reader = EventAccumulator(str(tmp_path / "curves"))
+def read(folder):
+    """Return step and value of every point by tag, as TensorBoard shows them."""
+    reader = EventAccumulator(str(folder / "curves"))
     reader.Reload()
-    for tag in ("loss", "learning_rate", "grad_norm"):
-        read = [(event.step, event.value) for event in reader.Scalars(f"train/{tag}")]
-        # its numbers have 32 bits
-        assert read == [(entry["step"], pytest.approx(entry[tag], rel=1e-6)) for entry in log]
-    assert len(log) == SETTINGS["num_steps"]
+    return {
+        tag: [(event.step, event.value) for event in reader.Scalars(tag)]
+        for tag in reader.Tags()["scalars"]
+    }
+
+
+def near(entries, key):
+    # its numbers have 32 bits
+    return [(entry["step"], pytest.approx(entry[key], rel=1e-6)) for entry in entries]
+
+
+def test_its_curves_are_those_of_the_files(tmp_path):
+    measured, found, log = trained(tmp_path)
+    curves = read(tmp_path)
+    for key in ("loss", "learning_rate", "grad_norm"):
+        assert curves.pop(f"train/{key}") == near(log, key)
+    for key in ("seconds", "tokens_per_second", "resident_memory_mb", "peak_memory_so_far_mb"):
+        assert curves.pop(f"measured/{key}") == near(measured, key)
+    for length in (64, 256):
+        seen = [entry for entry in found if entry["length"] == length]
+        assert [entry["step"] for entry in seen] == LOOKED_AT
+        assert curves.pop(f"watched/perplexity_{length}") == near(seen, "perplexity")
+    assert curves == {}
+    assert len(log) == len(measured) == SETTINGS["num_steps"]
+
+
+def test_curves_of_a_resumed_training_have_every_step_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, Interrupt(6))
+    # the checkpoint is of step 4, and step 5 is done again
+    measured, _, log = trained(tmp_path)
+    curves = read(tmp_path)
+    assert curves["train/loss"] == near(log, "loss")
+    assert curves["measured/seconds"] == near(measured, "seconds")
+    assert [step for step, _ in curves["watched/perplexity_64"]] == LOOKED_AT
+    assert len(list((tmp_path / "curves").iterdir())) == 2
 
 
 def test_without_the_package_they_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
@@ -41,5 +77,5 @@ def test_without_the_package_they_are_refused_before_anything_is_trained(tmp_pat
 
     monkeypatch.setattr(importlib.util, "find_spec", without)
     with pytest.raises(UserError, match=r"needs the package tensorboard, .* 'longrope.train.'"):
-        trained(tmp_path, tmp_path / "curves")
-    assert not list(tmp_path.rglob("checkpoint-*"))
+        trained(tmp_path)
+    assert not (tmp_path / "work").exists()

@@ -222,7 +222,9 @@ def test_a_tuned_model_is_written_with_its_factors_and_plain_rope(tokens, tmp_pa
     assert RopeFactors.read(out / "factors.json") == factors
     measured = [json.loads(line) for line in (out / "measured.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in measured] == [1, 2, 3]
-    assert all(entry["tokens_per_second"] > 0 < entry["peak_memory_mb"] for entry in measured)
+    assert all(entry["tokens_per_second"] > 0 < entry["resident_memory_mb"] for entry in measured)
+    for name in ("log", "measured"):
+        assert (out / f"{name}.jsonl").read_bytes() == (out / f"_{name}.jsonl").read_bytes()
     written = load_file(out / "model" / "model.safetensors")
     config = json.loads((out / "model" / "config.json").read_text())
     assert config["rope_parameters"]["rope_type"] == "default"

@@ -30,9 +30,17 @@ def log(num_steps):
 
 @pytest.fixture
 def results(tmp_path):
-    """One model that was watched and resumed after 12 steps, and one from before there was either file."""
+    """One model that was watched, and measured on a CPU from step 13 on, and one with its log alone."""
     folder = ResultsFolder(tmp_path)
-    measured = ({"step": n, "tokens_per_second": 100.0 + n} for n in range(13, 21))
+    measured = (
+        {
+            "step": n,
+            "tokens_per_second": 100.0 + n,
+            "resident_memory_mb": 50.0 + n,
+            "peak_memory_so_far_mb": 90.0,
+        }
+        for n in range(13, 21)
+    )
     watched = (
         {"step": step, "length": length, "num_documents": 2, "perplexity": value}
         for step, values in ((0, (9.0, None)), (20, (9.5, 10.0)))
@@ -51,13 +59,17 @@ def draw(results, note=""):
     return importlib.import_module("plot_training").draw(*made, note=note)
 
 
-def test_every_step_has_a_row_and_those_of_the_last_start_a_speed(results):
+def test_every_step_has_a_row_and_those_that_were_measured_speed_and_memory(results):
     table = reporting.training_table(results.plan, results.store)
     assert table["model"].tolist() == ["tiny-1024"] * 20 + ["tiny-2048"] * 5
     assert table["step"].tolist() == [*range(1, 21), *range(1, 6)]
     first = table[table["model"] == "tiny-1024"]
     assert first["tokens_per_second"].isna().tolist() == [True] * 12 + [False] * 8
     assert first["tokens_per_second"].iloc[-1] == 120.0
+    assert first["resident_memory_mb"].isna().tolist() == [True] * 12 + [False] * 8
+    assert first["resident_memory_mb"].iloc[-1] == 70.0
+    assert first["peak_memory_so_far_mb"].iloc[-1] == 90.0
+    assert first["peak_gpu_memory_mb"].isna().all()
     assert first["loss"].iloc[-1] == 2.0
 
 
@@ -75,8 +87,8 @@ def lines_of(axes):
 def test_the_figure_has_a_panel_for_each_model_and_quantity(results, tmp_path):
     figure = draw(results, note="The model is a stand-in: a toy.")
     assert "a toy" in figure.get_suptitle()
-    # loss, perplexity, learning rate, gradient norm, speed
-    assert len(figure.axes) == 5 * 2
+    # loss, perplexity, learning rate, gradient norm, speed, memory
+    assert len(figure.axes) == 6 * 2
     assert [axes.get_title() for axes in figure.axes[:2]] == ["tiny-1024", "tiny-2048"]
     loss = lines_of(figure.axes[0])
     assert loss["each step"][:2] == pytest.approx([3.9, 3.8])
@@ -86,10 +98,27 @@ def test_the_figure_has_a_panel_for_each_model_and_quantity(results, tmp_path):
     assert perplexity["original length"] == [9.0, 9.5]
     assert perplexity["target length"][-1] == 10.0
     assert figure.axes[3].texts[0].get_text() == "not watched"
+    memory = lines_of(figure.axes[10])
+    assert memory.keys() == {"main memory: step's end", "main memory: peak so far"}
+    assert memory["main memory: step's end"][-8:] == [63.0 + n for n in range(8)]
+    assert memory["main memory: peak so far"][-1] == 90.0
     svg, png = tmp_path / "training.svg", tmp_path / "training.png"
     importlib.import_module("figures").save(figure, svg, png)
     assert svg.read_text().rstrip().endswith("</svg>")
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_peaks_of_a_gpu_are_a_line_of_their_own(results):
+    key = next(key for key in results.nodes if "1024" in key)
+    lines = [
+        {"step": n, "resident_memory_mb": 70.0, "peak_gpu_memory_mb": 100.0 * n} for n in (1, 2)
+    ]
+    (results.store / key / "measured.jsonl").write_text(as_lines(lines))
+    # no speed: loss, perplexity, learning rate, gradient norm, memory
+    memory = lines_of(draw(results).axes[8])
+    assert memory["GPU: peak of the step"][:2] == [100.0, 200.0]
+    assert memory["main memory: step's end"][:2] == [70.0, 70.0]
+    assert len(memory) == 2
 
 
 def test_quantities_that_no_model_has_get_no_panel(results):

@@ -36,6 +36,8 @@ FACTORS = RopeFactors(
     method="longrope",
 )
 
+KEYS = ("step", "loss", "grad_norm")
+
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
 
 
@@ -49,8 +51,8 @@ def watch(tokens, **changes):
     return Watch(TokenStore(tokens), FACTORS, **(chosen | changes))
 
 
-def trained(tokens, work, watcher, parallel=None, **changes):
-    """Train with or without being watched; return the weights and the losses."""
+def trained(tokens, work, *callbacks, parallel=None, **changes):
+    """Train, watched or not; return the weights and the log."""
     model = build("llama")
     install(model, geometry(model, 64)).use(FACTORS)
     found = train(
@@ -60,13 +62,14 @@ def trained(tokens, work, watcher, parallel=None, **changes):
         work=work,
         micro_batch_size=2,
         parallel=ParallelSettings.model_validate(parallel or {}),
-        watch=watcher,
+        callbacks=callbacks,
     )
-    return model.state_dict(), [(entry["loss"], entry["grad_norm"]) for entry in found.log]
+    return model.state_dict(), found.log
 
 
 def assert_same(one, other):
-    assert one[1] == other[1]
+    for mine, theirs in zip(one[1], other[1], strict=True):
+        assert [mine[key] for key in KEYS] == [theirs[key] for key in KEYS]
     for name, weight in one[0].items():
         assert torch.equal(weight, other[0][name]), name
 
@@ -97,8 +100,8 @@ def test_both_perplexities_are_those_of_forward_passes_over_the_documents(tokens
 )
 def test_a_watched_training_has_the_bits_of_an_unwatched_one(tokens, tmp_path, parallel, changes):
     watcher = watch(tokens, dtype=changes.get("dtype", "float32"))
-    watched = trained(tokens, tmp_path / "watched", watcher, parallel, **changes)
-    assert_same(watched, trained(tokens, tmp_path / "alone", None, parallel, **changes))
+    watched = trained(tokens, tmp_path / "watched", watcher, parallel=parallel, **changes)
+    assert_same(watched, trained(tokens, tmp_path / "alone", parallel=parallel, **changes))
     steps = [(entry["step"], entry["length"]) for entry in watcher.found]
     assert steps == [(step, length) for step in (0, 4, 6) for length in (64, 256)]
     # what is trained on is like what is watched
@@ -141,6 +144,7 @@ def test_what_was_seen_is_a_file_of_the_node_beside_an_unchanged_log(tmp_path):
             node = told["nodes"][key]
             node["inputs"]["watched"] = node["inputs"]["tokens"]
             node["runtime"] |= {"chunk_length": 64}
+            node["runtime"]["parallel"] |= {"tensorboard": True}
             node["runtime"]["watch"] = {"every_steps": 3, "num_documents": 1}
             path.write_text(json.dumps(told))
         compute_node({"key": key, "plan": str(path), "store": str(tmp_path / name / "store")})
@@ -150,7 +154,10 @@ def test_what_was_seen_is_a_file_of_the_node_beside_an_unchanged_log(tmp_path):
     assert [(entry["step"], entry["length"]) for entry in entries] == [
         (step, length) for step in (0, 3, 6) for length in (64, 128)
     ]
-    assert not (seen["alone"] / "watched.jsonl").exists()
+    assert not list(seen["alone"].glob("*watched.jsonl"))
+    assert not list(seen["watched"].glob("_*"))
+    curves = [list(path.parents[1].glob(".tensorboard/*")) for path in seen.values()]
+    assert [[path.name for path in folders] for folders in curves] == [[], [seen["watched"].name]]
     for name in ("log.jsonl", "model/model.safetensors"):
         assert (seen["alone"] / name).read_bytes() == (seen["watched"] / name).read_bytes()
 

@@ -9,10 +9,11 @@ Consumes  model      the base model, or the one tuned in the step before
 Produces  model/        safetensors, plain RoPE in its config: it needs the factors beside it
           factors.json  the factors it was tuned under
           log.jsonl     loss, learning rate and gradient norm of every step
-          measured.jsonl  speed and memory of every step since the last start: no run repeats them
+          measured.jsonl  speed and memory of every step: no run repeats them
           watched.jsonl  if watched: perplexity of the held-out documents at two lengths, before, while, after
-Under torchrun all processes train and the first writes. A killed run resumes from its last checkpoint and
-ends with the same weights.
+While it trains, `_log.jsonl`, `_measured.jsonl` and `_watched.jsonl` in the work folder have the lines
+so far. Under torchrun all processes train and the first writes. A killed run resumes from its last
+checkpoint and ends with the same weights.
 """
 
 import importlib
@@ -43,6 +44,7 @@ from longrope.training_data import Chunks, Mix, Mixed, Skipped, Windows
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
     """Train, then write model, factors and log."""
+    recorder = _recorder(settings, out, runtime)
     factors = RopeFactors.read(inputs["factors"].path / "factors.json")
     # Weights are trained in float32; the Trainer computes in bfloat16 where the settings say so.
     model = load_model(
@@ -52,7 +54,6 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     lora = settings.get("lora")
     if lora is not None:
         add_adapters(model, lora, seed=settings["seed"])
-    parallel = ParallelSettings.model_validate(runtime.options.get("parallel", {}))
     watch = _watch(settings, inputs, factors, runtime)
     trained = train(
         model,
@@ -60,9 +61,8 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
         settings,
         work=out,
         micro_batch_size=runtime.options["micro_batch_size"],
-        parallel=parallel,
-        curves=runtime.store / ".tensorboard" / out.name if parallel.tensorboard else None,
-        watch=watch,
+        parallel=_parallel(runtime),
+        callbacks=[recorder] if watch is None else [recorder, watch],
     )
     if int(os.environ.get("RANK", "0")) == 0:
         weights = trained.weights
@@ -70,8 +70,23 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
             weights = merged(model.state_dict() if weights is None else weights, lora)
             remove_adapters(model)
         _write(model, replace(trained, weights=weights), factors, inputs["tokenizer"].path, out)
+        _write_lines(out / "measured.jsonl", recorder.measured)
         if watch is not None:
             _write_lines(out / "watched.jsonl", watch.found)
+
+
+def _parallel(runtime: Runtime) -> ParallelSettings:
+    return ParallelSettings.model_validate(runtime.options.get("parallel", {}))
+
+
+def _recorder(settings: Settings, out: Path, runtime: Runtime) -> Any:
+    """Return a `longrope.recording.Recorder`."""
+    # By name: what only looks at a training is no part of its digest.
+    recording = importlib.import_module("longrope.recording")
+    tokens = settings["batch_size"] * settings["text_length"]
+    # `store.gc` knows curves by the name of their node
+    curves = runtime.store / ".tensorboard" / out.name if _parallel(runtime).tensorboard else None
+    return recording.Recorder(out, tokens_per_step=tokens, curves=curves)
 
 
 def _watch(settings: Settings, inputs: Inputs, factors: RopeFactors, runtime: Runtime) -> Any:
@@ -79,7 +94,7 @@ def _watch(settings: Settings, inputs: Inputs, factors: RopeFactors, runtime: Ru
     chosen = runtime.options.get("watch")
     if chosen is None:
         return None
-    # By name: what only looks at a model is no part of its digest.
+    # By name, as above.
     watching = importlib.import_module("longrope.watching")
     return watching.Watch(
         TokenStore(inputs["watched"].path),
@@ -100,8 +115,7 @@ def _write(
         if source.is_file():
             shutil.copy(source, out / "model" / name)
     factors.save(out / "factors.json")
-    for name, entries in (("log", trained.log), ("measured", trained.measured)):
-        _write_lines(out / f"{name}.jsonl", entries)
+    _write_lines(out / "log.jsonl", trained.log)
 
 
 def _write_lines(path: Path, entries: Sequence[dict[str, Any]]) -> None:

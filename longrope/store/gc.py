@@ -63,6 +63,8 @@ class Dead:
     """by key: finished and half-finished directories and left-over claims"""
     memories: list[Path]
     """score memories of dead models or tokens"""
+    curves: list[Path]
+    """folders of curves of dead nodes"""
     plans: list[Path]
     """plan files that no job reads"""
     trash: list[Path]
@@ -72,7 +74,7 @@ class Dead:
     def paths(self) -> list[Path]:
         """Everything, in the order of its deletion."""
         nodes = [path for paths in self.nodes.values() for path in paths]
-        return [*nodes, *self.memories, *self.plans, *self.trash]
+        return [*nodes, *self.memories, *self.curves, *self.plans, *self.trash]
 
 
 # Running jobs -------------------------------------------------------------------------------------
@@ -127,6 +129,7 @@ def dead(store: Path, kinds: Iterable[str], live: Live) -> Dead:
     return Dead(
         nodes=_dead_nodes(store, kinds, live),
         memories=_dead_memories(store, live),
+        curves=_dead_curves(store, live),
         plans=[] if held(store) else _dead_plans(store, live),
         trash=_trash(store),
     )
@@ -180,6 +183,13 @@ def _refers_to(memory: Path) -> set[str]:
         return set()
 
 
+def _dead_curves(store: Path, live: Live) -> list[Path]:
+    """Return curves of dead nodes; they are no part of a node, and named like its directory."""
+    names = {key.rpartition("/")[2] for key in live.keys}
+    found = _directories(store / ".tensorboard")
+    return sorted(path for path in found if _NODE.fullmatch(path.name) and path.name not in names)
+
+
 def _dead_plans(store: Path, live: Live) -> list[Path]:
     oldest = time.time() - DAY
     return [
@@ -219,8 +229,8 @@ def delete(store: Path, dead: Dead) -> None:
     try:
         for key, paths in dead.nodes.items():
             _discard(store, key, paths)
-        for memory in dead.memories:
-            commit.to_trash(store, memory)
+        for folder in (*dead.memories, *dead.curves):
+            commit.to_trash(store, folder)
         for plan in dead.plans:
             plan.unlink(missing_ok=True)
         for path in _trash(store):

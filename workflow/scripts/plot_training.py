@@ -1,4 +1,4 @@
-"""Plot how each fine-tuning went: loss, perplexity where it was watched, learning rate, gradients, speed."""
+"""Plot how each fine-tuning went: loss, watched perplexity, learning rate, gradients, speed and memory."""
 
 import arguments
 import figures
@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from longrope.reporting import training_table, watched_table
+from longrope.reporting import MEMORY_COLUMNS, training_table, watched_table
 from longrope.results import model_note, read_plan, store_of
 
 QUANTITIES = {
@@ -16,8 +16,21 @@ QUANTITIES = {
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm before clipping",
     "tokens_per_second": "tokens per second",
+    "memory": "memory of the first process (MB)",
 }
-"""column -> what its axis is called, from top to bottom"""
+"""quantity -> what its axis is called, from top to bottom"""
+MEMORY = dict(
+    zip(
+        MEMORY_COLUMNS,
+        (
+            ("GPU: peak of the step", "longrope", "-"),
+            ("main memory: step's end", "none", "-"),
+            ("main memory: peak so far", "none", "--"),
+        ),
+        strict=True,
+    )
+)
+"""column -> what its line is called, whose colour it has, and its style"""
 SMOOTHED = 10
 """Steps of a training, divided by those that its running mean is over."""
 
@@ -43,13 +56,18 @@ def draw(training: pd.DataFrame, watched: pd.DataFrame, *, note: str = "") -> Fi
 
 
 def _has(training: pd.DataFrame, watched: pd.DataFrame, name: str) -> bool:
-    return bool((watched if name == "perplexity" else training)[name].notna().any())
+    table = watched if name == "perplexity" else training
+    columns = list(MEMORY_COLUMNS) if name == "memory" else [name]
+    return bool(table[columns].notna().any(axis=None))
 
 
 def draw_panel(axes: Axes, name: str, training: pd.DataFrame, watched: pd.DataFrame) -> None:
     """Draw one quantity of one model."""
     if name == "perplexity":
         draw_perplexity(axes, watched)
+        return
+    if name == "memory":
+        draw_memory(axes, training)
         return
     smooth = name == "learning_rate"
     axes.plot(
@@ -95,6 +113,21 @@ def draw_perplexity(axes: Axes, watched: pd.DataFrame) -> None:
         )
     axes.set_yscale("log")
     figures.plain_log_ticks(axes.yaxis)
+
+
+def draw_memory(axes: Axes, training: pd.DataFrame) -> None:
+    """Draw a line for each memory that was measured, from zero."""
+    for column, (label, method, style) in MEMORY.items():
+        if training[column].notna().any():
+            axes.plot(
+                training["step"],
+                training[column],
+                color=figures.COLOURS[method],
+                linestyle=style,
+                linewidth=1.3,
+                label=label,
+            )
+    axes.set_ylim(bottom=0)
 
 
 if __name__ == "__main__":
