@@ -1,27 +1,45 @@
-"""Idle time of the workers of a search, with documents of uneven length whose cost is a sleep.
+"""Idle time of the workers of a search: how well its units fill them, with documents whose cost is a sleep.
 
-    python benchmarks/workers.py [--workers 4] [--candidates 16] [--documents 5] [--iterations 4]
+    python benchmarks/workers.py [--workers 4] [--documents 5] [--iterations 2] [--seeds 3]
 
-A text of T tokens costs T milliseconds; T is drawn evenly in logarithm from 50 to 1600. A worker is idle
-while it does not sleep, from the first unit of an iteration to its last score: an algorithm hears all
-losses of an iteration before it asks again.
+A text of T tokens costs T milliseconds; T is 400 for every text, or drawn evenly in logarithm from 50 to
+1600. A worker is idle while it does not sleep, from the first unit of an iteration to its last score: an
+algorithm hears all losses of an iteration before it asks again. Seven minutes with 4 workers, mostly asleep.
+
+16 candidates  of every iteration on all documents
+algorithms     what each asks for at its defaults, but for evolutions of few iterations: its candidates and
+               documents are those of a search under a known loss, and what was scored before is not again
 """
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from longrope.factors import RopeFactors
+from longrope.methods import Geometry
 from longrope.runtime import Workers
-from longrope.search.processes import opened
+from longrope.search.algorithm import Candidate, Loss
+from longrope.search.algorithms import make
+from longrope.search.driver import Problem, closed_form_seeds, space_for
+from longrope.search.processes import Processes, opened
+from longrope.search.space import Individual
 from longrope.search.workers import Score, Scorer, Text, Unit
+from longrope.settings.search import SearchSettings
 
 FACTORS = RopeFactors(factors=(1.0,), original_length=1, target_length=2, method="longrope")
-SHORTEST, LONGEST = 50, 1600
+GEOMETRY = Geometry(num_pairs=32, rope_theta=10_000.0, original_length=256)
+TARGET_LENGTH = 1024
+SHORTEST, LONGEST, EVEN = 50, 1600, 400
 """tokens, and milliseconds"""
+NAMES = ("auto", "cma", "evolution")
+
+Round = list[int]
+"""documents of the units of one iteration"""
 
 
 @dataclass(frozen=True)
@@ -47,32 +65,103 @@ class Sleeper:
 
 
 def main() -> None:
-    """Print the share of idle time, over all iterations and of each."""
+    """Print the share of idle time for what each algorithm asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--candidates", type=int, default=16)
     parser.add_argument("--documents", type=int, default=5)
-    parser.add_argument("--iterations", type=int, default=4)
+    parser.add_argument("--iterations", type=int, default=2, help="of evolutions")
+    parser.add_argument("--seeds", type=int, default=3, help="of documents and searches")
     options = parser.parse_args()
     scorer = SleepScorer(Path(), "float32", full_attention=False, chunk_length=1)
     with opened(scorer, Workers(options.workers)) as pool:
         # long enough that all workers are there before the clock starts
         list(pool.scores([unit(1000, 0)] * 4 * options.workers))
-        generator = np.random.default_rng(0)
-        shares = []
-        for _ in range(options.iterations):
-            lengths = np.exp(generator.uniform(*np.log([SHORTEST, LONGEST]), options.documents))
-            units = [
-                unit(int(length), index)
-                for _ in range(options.candidates)
-                for index, length in enumerate(lengths)
-            ]
-            began = time.perf_counter()
-            slept = sum(score.nll for _, score in pool.scores(units))
-            shares.append((slept, (time.perf_counter() - began) * options.workers))
-    busy, total = np.sum(shares, axis=0)
-    each = ", ".join(f"{1 - slept / whole:.1%}" for slept, whole in shares)
-    print(f"idle {1 - busy / total:.1%} of {total:.1f} worker seconds (by iteration {each})")
+        sixteen = [list(range(options.documents)) * 16] * options.iterations
+        report("16 candidates", pool, [sixteen], options)
+        for name in NAMES:
+            seeds = range(options.seeds if name != "evolution" else 1)
+            searches = [rounds_of(settings_of(name, seed, options)) for seed in seeds]
+            report(name, pool, searches, options)
+
+
+def report(
+    name: str, pool: Processes, searches: list[list[Round]], options: argparse.Namespace
+) -> None:
+    """Print the idle time of some searches whose documents cost alike, and unlike."""
+    shares = []
+    for lowest, highest in ((EVEN, EVEN), (SHORTEST, LONGEST)):
+        busy = total = 0.0
+        for seed, rounds in enumerate(searches):
+            generator = np.random.default_rng(seed)
+            logs = generator.uniform(*np.log([lowest, highest]), options.documents)
+            slept, whole = replayed(pool, rounds, np.exp(logs).round().astype(int).tolist())
+            busy, total = busy + slept, total + whole * options.workers
+        shares.append(1 - busy / total)
+    units = sum(len(one) for rounds in searches for one in rounds) / len(searches)
+    print(
+        f"{name}: {units:.0f} units; idle {shares[0]:.1%} with even documents, "
+        f"{shares[1]:.1%} with uneven ones",
+        flush=True,
+    )
+
+
+def replayed(pool: Processes, rounds: list[Round], lengths: list[int]) -> tuple[float, float]:
+    """Return the seconds that all workers slept, and those that the rounds took."""
+    slept = whole = 0.0
+    for documents in rounds:
+        units = [unit(lengths[document], document) for document in documents]
+        began = time.perf_counter()
+        slept += sum(score.nll for _, score in pool.scores(units))
+        whole += time.perf_counter() - began
+    return slept, whole
+
+
+def rounds_of(settings: dict[str, Any]) -> list[Round]:
+    """Return the documents that a search has scored, by iteration, without those scored before."""
+    scale = TARGET_LENGTH / GEOMETRY.original_length
+    space = space_for(GEOMETRY, settings, scale)
+    problem = Problem(
+        space=space,
+        geometry=GEOMETRY,
+        base=(1.0,) * GEOMETRY.num_pairs,
+        seeds=closed_form_seeds(space, GEOMETRY, scale),
+        attention_scale=1.0,
+        source_length=GEOMETRY.original_length,
+        target_length=TARGET_LENGTH,
+    )
+    algorithm = make(problem, settings)
+    known: set[tuple[Individual, int]] = set()
+    rounds = []
+    while not algorithm.finished:
+        candidates = algorithm.ask()
+        asked = {piece: None for one in candidates for piece in pieces(one)}
+        rounds.append([document for one, document in asked if (one, document) not in known])
+        known |= asked.keys()
+        losses = [[Loss(loss(*piece)) for piece in pieces(one)] for one in candidates]
+        algorithm.tell(candidates, losses)
+    return [documents for documents in rounds if documents]
+
+
+def pieces(candidate: Candidate) -> Iterator[tuple[Individual, int]]:
+    """Yield a candidate with each of its documents."""
+    yield from ((candidate.individual, document) for document in candidate.documents)
+
+
+def loss(individual: Individual, document: int) -> float:
+    """Return a loss that is least on a line of levels, another one for each document."""
+    line = np.linspace(0, 250 + 10 * document, len(individual.levels))
+    return float(np.abs(np.array(individual.levels) - line).mean())
+
+
+def settings_of(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the default settings of an algorithm, but for the iterations of an evolution."""
+    given = {
+        "algorithm": name,
+        "documents": {"corpus": "text", "split": "validation"},
+        "num_documents": options.documents,
+        "num_iterations": options.iterations,
+    }
+    return SearchSettings.model_validate(given).model_dump() | {"seed": seed}
 
 
 def unit(num_tokens: int, document: int) -> Unit:
