@@ -38,9 +38,18 @@ def load_model(folder: Path, *, dtype: str, full_attention: bool = False) -> Pre
         UserError: if files are missing, or the architecture, its position embedding or its sliding
             window is not supported; the sentence says what to do.
     """
-    config = _checked_config(folder, full_attention=full_attention)
+    config = load_config(folder, full_attention=full_attention)
     model: PreTrainedModel = _read_weights(folder, config, getattr(torch, dtype)).eval()
     return model
+
+
+def load_config(folder: Path, *, full_attention: bool) -> Any:
+    """Return the configuration of a model, without weights; errors are those of `load_model`."""
+    config = _read_config(folder)
+    _require_safetensors(folder)
+    _require_plain_rope(config, folder)
+    _settle_window(config, folder, full_attention=full_attention)
+    return config
 
 
 def load_geometry(folder: Path, original_length: int, *, full_attention: bool) -> Geometry:
@@ -48,7 +57,7 @@ def load_geometry(folder: Path, original_length: int, *, full_attention: bool) -
 
     Arguments and errors are those of `load_model` and `geometry`, but that no weights are checked.
     """
-    config = _checked_config(folder, full_attention=full_attention)
+    config = load_config(folder, full_attention=full_attention)
     loader: Any = AutoModelForCausalLM
     with torch.device("meta"):
         return geometry(loader.from_config(config), original_length)
@@ -99,15 +108,6 @@ def geometry(model: PreTrainedModel, original_length: int) -> Geometry:
 def pick_device() -> torch.device:
     """Return the first CUDA device, or the CPU where there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _checked_config(folder: Path, *, full_attention: bool) -> Any:
-    """Return the configuration of a model that can be loaded; UserError if it cannot."""
-    config = _read_config(folder)
-    _require_safetensors(folder)
-    _require_plain_rope(config, folder)
-    _settle_window(config, folder, full_attention=full_attention)
-    return config
 
 
 def _read_config(folder: Path) -> Any:

@@ -35,7 +35,7 @@ READ_BY = {
 
 OPTIONAL = {"objective", "critical_dimension", "attention_scales", "racing_error", "start"}
 """settings of a search that are not read at their defaults"""
-TRAINED = {"mixed_window", "position_skipping", "lora"}
+TRAINED = {"mixed_window", "pack_documents", "position_skipping", "lora"}
 """settings of a fine-tuning that are not read at their defaults"""
 
 

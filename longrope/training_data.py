@@ -1,14 +1,13 @@
-"""Rows that a model is fine-tuned on: chunks of documents and passkey prompts, also at other positions.
+"""Rows that a model is fine-tuned on: text of documents and passkey prompts, also at other positions.
 
 A row has `input_ids` and `labels`, shape (T,). One whose tokens stand elsewhere than at 0, 1, 2, ... also has
-`positions`, shape (T,), which are 0 where a document begins and nowhere else, and `piece_length`: 0, or the
+`positions`, shape (T,), which are 0 where a piece begins and nowhere else, and `piece_length`: 0, or the
 window that the pieces it is made of fit.
 
 Every row is a function of the seed and its place in the run, so data order does not depend on the number
 of devices and a resumed run sees what an uninterrupted one does.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,26 +31,107 @@ class Mix:
     passkey_fraction: float
     """fraction of rows that are passkey prompts, half in the classic filler, half in document text"""
     begin_token: int
-    """BOS, first of every chunk of text"""
+    """BOS, first of every chunk of text, or of every document where they are packed"""
     end_token: int
-    """EOS, last of every chunk of text"""
+    """EOS, last of every chunk of text, or of every document where they are packed"""
     seed: int
+    batch_size: int = 1
+    """rows of an optimizer step; documents that do not fill as many are refused"""
+    packed: bool = False
+    """whether rows are cut from all documents one after the other, instead of from each long one alone"""
+
+
+class _Whole:
+    """Rows of one document each, between BOS and EOS; documents too short for one are left out."""
+
+    def __init__(self, store: TokenStore, mix: Mix) -> None:
+        self._store = store
+        self._mix = mix
+        body = mix.text_length - 2
+        self._places = [
+            (document, begin)
+            for document in np.flatnonzero(store.lengths >= body).tolist()
+            for begin in range(0, int(store.lengths[document]) - body + 1, body)
+        ]
+        """document and its first token of every row"""
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def pieces(self, number: int) -> list[NDArray[np.int64]]:
+        """Return a row, which is one piece."""
+        document, begin = self._places[number]
+        body = self._store.document(document, begin, begin + self._mix.text_length - 2)
+        return [np.concatenate([[self._mix.begin_token], body, [self._mix.end_token]])]
+
+
+class _Stream:
+    """Documents one after the other, each between BOS and EOS, cut into rows without regard to them.
+
+    A document that is cut goes on in the next row. A last row that is not full is left out.
+    """
+
+    def __init__(self, store: TokenStore, documents: NDArray[np.int64], mix: Mix) -> None:
+        self._store = store
+        self._documents = documents
+        self._mix = mix
+        self._ends = np.cumsum(store.lengths[documents] + 2)
+        """where each document ends in the stream, tokens"""
+
+    def __len__(self) -> int:
+        return int(self._ends.max(initial=0)) // self._mix.text_length
+
+    def pieces(self, number: int) -> list[NDArray[np.int64]]:
+        """Return what a row holds of each of its documents."""
+        begin, end = number * self._mix.text_length, (number + 1) * self._mix.text_length
+        first = int(np.searchsorted(self._ends, begin, side="right"))
+        last = int(np.searchsorted(self._ends, end))
+        return [self._piece(place, begin, end) for place in range(first, last + 1)]
+
+    def _piece(self, place: int, begin: int, end: int) -> NDArray[np.int64]:
+        """Return what lies between two tokens of the stream of the document at a place in it."""
+        document = int(self._documents[place])
+        size = int(self._store.lengths[document]) + 2
+        start = int(self._ends[place]) - size
+        begin, end = max(0, begin - start), min(size, end - start)
+        body = self._store.document(document, max(0, begin - 1), end - 1)
+        before = [self._mix.begin_token] if begin == 0 else []
+        after = [self._mix.end_token] if end == size else []
+        return np.concatenate([before, body, after]).astype(np.int64)
 
 
 class Chunks(Dataset[dict[str, torch.Tensor]]):
-    """Rows of text between BOS and EOS, and passkey prompts, in an order fixed by the seed."""
+    """Rows of text, and passkey prompts, in an order fixed by the seed.
+
+    Where documents are packed, a token attends to all before it in its row, those of other documents too.
+    """
 
     def __init__(self, store: TokenStore, encode: Encode, mix: Mix) -> None:
-        self._store = store
+        """Find the rows.
+
+        Raises:
+            UserError: if the documents fill fewer rows than a batch has.
+        """
         self._encode = encode
         self._mix = mix
-        body = mix.text_length - 2
-        what = f"fine-tuning documents for text length {mix.text_length}"
-        self._places = _whole_chunks(store, store.long_enough(body, what), body)
+        self._rows = _packed(store, mix) if mix.packed else _Whole(store, mix)
         self._classic = classic_filler(encode, mix.text_length)
+        if len(self._rows) < mix.batch_size:
+            remedy = (
+                "name more" if mix.packed else "set finetune.pack_documents true, name longer ones"
+            )
+            raise UserError(
+                f"finetune.documents fill {len(self._rows)} rows of {mix.text_length} tokens, fewer than one "
+                f"batch of {mix.batch_size}; {remedy}, or lower finetune.text_length."
+            )
 
     def __len__(self) -> int:
         return self._mix.num_rows
+
+    @property
+    def num_available(self) -> int:
+        """How many rows of text the documents fill: those of an epoch."""
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         generator = np.random.default_rng([self._mix.seed, 1, index])
@@ -61,8 +141,8 @@ class Chunks(Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": tokens, "labels": tokens}
 
     def _text(self, index: int) -> NDArray[np.int64]:
-        place = self._places[_shuffled(index, len(self._places), self._mix.seed)]
-        return _chunk(self._store, place, self._mix)
+        number = _shuffled(index, len(self._rows), self._mix.seed)
+        return np.concatenate(self._rows.pieces(number))
 
     def _prompt(self, index: int, generator: np.random.Generator) -> NDArray[np.int64]:
         classic = generator.random() < 0.5
@@ -77,15 +157,9 @@ class Chunks(Dataset[dict[str, torch.Tensor]]):
         return prompt.tokens
 
 
-def _whole_chunks(
-    store: TokenStore, documents: Iterable[int], length: int
-) -> list[tuple[int, int]]:
-    """Return (document, first token) of every whole chunk of so many tokens."""
-    return [
-        (document, begin)
-        for document in documents
-        for begin in range(0, int(store.lengths[document]) - length + 1, length)
-    ]
+def _packed(store: TokenStore, mix: Mix) -> _Stream:
+    """Return rows of all documents, shuffled, so that those of one file or one kind do not share rows."""
+    return _Stream(store, np.random.default_rng([mix.seed, 4]).permutation(len(store)), mix)
 
 
 def _shuffled(index: int, count: int, seed: int) -> int:
@@ -94,23 +168,11 @@ def _shuffled(index: int, count: int, seed: int) -> int:
     return int(np.random.default_rng([seed, 0, epoch]).permutation(count)[position])
 
 
-def _chunk(store: TokenStore, place: tuple[int, int], mix: Mix) -> NDArray[np.int64]:
-    """Return a row of text from a document and its token there."""
-    document, begin = place
-    return _bounded(store.document(document, begin, begin + mix.text_length - 2), mix)
-
-
-def _bounded(body: NDArray[np.int64], mix: Mix) -> NDArray[np.int64]:
-    """Return tokens between BOS and EOS."""
-    return np.concatenate([[mix.begin_token], body, [mix.end_token]])
-
-
 class Windows(Dataset[dict[str, torch.Tensor]]):
     """Windows of text: chunks of documents, and whole documents that are shorter, one after the other.
 
-    The short documents make one stream, each between BOS and EOS, which is cut into windows without regard to
-    them: a document that is cut goes on in another window, as a piece of its own. A last window that is not
-    full is left out. A window is a row with `positions`, from 0 in each piece.
+    A document that is cut goes on in another window, as a piece of its own. A window is a row with
+    `positions`, from 0 in each piece.
     """
 
     def __init__(self, store: TokenStore, mix: Mix) -> None:
@@ -119,15 +181,11 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         Raises:
             UserError: if there is none.
         """
-        self._store = store
         self._mix = mix
-        body = mix.text_length - 2
-        self._chunks = _whole_chunks(store, np.flatnonzero(store.lengths >= body).tolist(), body)
-        self._short = np.flatnonzero(store.lengths < body)
-        self._ends = np.cumsum(store.lengths[self._short] + 2)
-        """where each short document ends in the stream, tokens"""
-        self._count = len(self._chunks) + int(self._ends.max(initial=0)) // mix.text_length
-        if self._count == 0:
+        self._whole = _Whole(store, mix)
+        short = np.flatnonzero(store.lengths < mix.text_length - 2)
+        self._stream = _Stream(store, short, mix)
+        if self.num_available == 0:
             raise UserError(
                 f"finetune.mixed_window: all documents together have {store.offsets[-1]} tokens, too few for "
                 f"one window of {mix.text_length}; name more in finetune.mixed_window.documents."
@@ -136,28 +194,21 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return self._mix.num_rows
 
+    @property
+    def num_available(self) -> int:
+        """How many windows the documents fill: those of an epoch."""
+        return len(self._whole) + len(self._stream)
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        pieces = self._pieces(_shuffled(index, self._count, self._mix.seed))
+        pieces = self._pieces(_shuffled(index, self.num_available, self._mix.seed))
         tokens = torch.from_numpy(np.concatenate(pieces))
         positions = torch.cat([torch.arange(len(piece)) for piece in pieces])
         return {"input_ids": tokens, "labels": tokens, "positions": positions}
 
     def _pieces(self, number: int) -> list[NDArray[np.int64]]:
-        if number < len(self._chunks):
-            return [_chunk(self._store, self._chunks[number], self._mix)]
-        return self._packed(number - len(self._chunks))
-
-    def _packed(self, number: int) -> list[NDArray[np.int64]]:
-        """Return what a window of the stream holds of each of its documents."""
-        begin, end = number * self._mix.text_length, (number + 1) * self._mix.text_length
-        first = int(np.searchsorted(self._ends, begin, side="right"))
-        last = int(np.searchsorted(self._ends, end))
-        pieces = []
-        for place in range(first, last + 1):
-            tokens = _bounded(self._store.document(int(self._short[place])), self._mix)
-            start = int(self._ends[place]) - len(tokens)
-            pieces.append(tokens[max(0, begin - start) : end - start])
-        return pieces
+        if number < len(self._whole):
+            return self._whole.pieces(number)
+        return self._stream.pieces(number - len(self._whole))
 
 
 class Skipped(Dataset[dict[str, torch.Tensor]]):

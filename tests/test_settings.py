@@ -116,6 +116,12 @@ def test_full_scale_models_and_corpora_come_from_pinned_hub_commits(name):
         assert isinstance(corpus.source, HubSource)
 
 
+@pytest.mark.parametrize("name", FULL_SCALE)
+def test_full_scale_models_are_tuned_on_documents_of_any_length(name):
+    steps = configuration.load(ROOT / "config" / f"{name}.yaml").extension
+    assert all(step.finetune.pack_documents for step in steps if step.finetune)
+
+
 @pytest.mark.parametrize("name", ["llama2-7b", "mistral-7b"])
 def test_books3_is_named_as_the_stand_in_it_is(name):
     stand_in = configuration.load(ROOT / "config" / f"{name}.yaml").corpora["books3"].stand_in

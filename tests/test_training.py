@@ -123,7 +123,7 @@ def test_passkey_rows_hide_the_key_at_both_ends_too(tokens, monkeypatch):
 
 
 def test_a_corpus_without_documents_long_enough_is_refused(tokens):
-    with pytest.raises(UserError, match="fine-tuning documents for text length 2048"):
+    with pytest.raises(UserError, match="fill 0 rows of 2048 tokens"):
         rows_of(tokens, text_length=2048)
 
 

@@ -122,6 +122,11 @@ class FinetuneSettings(Settings):
     passkey_fraction: Fraction = Field(
         0.0, description="fraction of chunks that are passkey prompts instead of text"
     )
+    pack_documents: bool = Field(
+        False,
+        description="cut chunks from all documents, one after the other in random order, so that none is too "
+        "short; else each from one document of at least text_length - 2 tokens",
+    )
     batch_size: int = Field(32, gt=0, description="chunks per optimizer step, over all devices")
     learning_rate: float = Field(2e-5, gt=0, description="peak learning rate")
     schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="after warm-up")

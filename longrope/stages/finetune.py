@@ -20,6 +20,7 @@ import importlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from transformers import PreTrainedModel
 from longrope.adapters import add_adapters, merged, remove_adapters
 from longrope.corpora import TokenStore
 from longrope.factors import RopeFactors
-from longrope.models import geometry, load_model
+from longrope.models import geometry, load_config, load_model
 from longrope.rotary import install
 from longrope.runtime import Inputs, Runtime, Settings
 from longrope.scored import model_folder
@@ -46,6 +47,8 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     """Train, then write model, factors and log."""
     recorder = _recorder(settings, out, runtime)
     factors = RopeFactors.read(inputs["factors"].path / "factors.json")
+    # First: too little data ends the job before many gigabytes are read.
+    rows = _rows(settings, inputs, factors)
     # Weights are trained in float32; the Trainer computes in bfloat16 where the settings say so.
     model = load_model(
         model_folder(inputs["model"]), dtype="float32", full_attention=settings["full_attention"]
@@ -57,7 +60,7 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     watch = _watch(settings, inputs, factors, runtime)
     trained = train(
         model,
-        _rows(settings, inputs, model, factors),
+        rows,
         settings,
         work=out,
         micro_batch_size=runtime.options["micro_batch_size"],
@@ -122,9 +125,7 @@ def _write_lines(path: Path, entries: Sequence[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in entries))
 
 
-def _rows(
-    settings: Settings, inputs: Inputs, model: PreTrainedModel, factors: RopeFactors
-) -> Dataset[dict[str, Tensor]]:
+def _rows(settings: Settings, inputs: Inputs, factors: RopeFactors) -> Dataset[dict[str, Tensor]]:
     """Return the rows of the run: text and passkeys, with skipped positions or between short pieces."""
     seed = settings["seed"]
     encoder = load_encoder(inputs["tokenizer"].path)
@@ -132,26 +133,46 @@ def _rows(
     def encode(text: str) -> Sequence[int]:
         return list(encoder.encode(text, add_special_tokens=False).ids)
 
-    mix = _mix(settings, model)
-    rows: Dataset[dict[str, Tensor]] = Chunks(TokenStore(inputs["tokens"].path), encode, mix)
+    mix = _mix(settings, model_folder(inputs["model"]))
+    chunks = Chunks(TokenStore(inputs["tokens"].path), encode, mix)
+    rows: Dataset[dict[str, Tensor]] = chunks
     if settings.get("position_skipping"):
         rows = Skipped(rows, factors.target_length, seed)
     mixed = settings.get("mixed_window")
     if mixed is None:
+        _say(_supply("rows", mix.text_length, mix.num_rows, chunks.num_available))
         return rows
-    window = factors.original_length
+    window, fraction = factors.original_length, mixed["short_fraction"]
     num_windows = mix.num_rows * (mix.text_length // window)
     windows = Windows(
         TokenStore(inputs["short_tokens"].path),
         replace(mix, text_length=window, num_rows=num_windows),
     )
-    return Mixed(rows, windows, mixed["short_fraction"], seed)
+    long = _supply("rows", mix.text_length, (1 - fraction) * mix.num_rows, chunks.num_available)
+    short = _supply("windows", window, fraction * num_windows, windows.num_available)
+    _say(f"{long}; {short}")
+    return Mixed(rows, windows, fraction, seed)
 
 
-def _mix(settings: Settings, model: PreTrainedModel) -> Mix:
+def _supply(what: str, length: int, wanted: float, available: int) -> str:
+    """Return how often a run goes through its documents, in words."""
+    return (
+        f"{wanted:,.0f} {what} of {length:,} tokens, of {available:,} that the documents fill: "
+        f"{wanted / available:.2f} epochs"
+    )
+
+
+def _say(line: str) -> None:
+    """Print a line once, however many processes train."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"finetune: {line}", file=sys.stderr)
+
+
+def _mix(settings: Settings, model: Path) -> Mix:
     """Return what the rows of text are."""
-    end = _one(model.config.eos_token_id)
-    begin = model.config.bos_token_id
+    config = load_config(model, full_attention=settings["full_attention"])
+    end = _one(config.eos_token_id)
+    begin = config.bos_token_id
     return Mix(
         text_length=settings["text_length"],
         num_rows=settings["num_steps"] * settings["batch_size"],
@@ -159,6 +180,8 @@ def _mix(settings: Settings, model: PreTrainedModel) -> Mix:
         begin_token=end if begin is None else begin,
         end_token=end,
         seed=settings["seed"],
+        batch_size=settings["batch_size"],
+        packed=settings.get("pack_documents", False),
     )
 
 
