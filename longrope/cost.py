@@ -4,13 +4,14 @@ A node's settings say how many documents of which length are scored, so its cost
 is fetched. Numbers are upper bounds where a run may find work already done. See docs/cost.md.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from longrope.errors import UserError
 from longrope.hardware import Machine
 from longrope.search_cost import scored_documents
-from longrope.settings.training import ParallelSettings
+from longrope.settings.training import ParallelSettings, divided_by_sharing
 from longrope.shapes import OPTIMIZER_BYTES, Shape
 
 MIB = 2**20
@@ -190,17 +191,19 @@ def _scoring(work: Work, shape: Shape, machine: Machine, passes: list[Passes] | 
 
 
 def _training(work: Work, shape: Shape, machine: Machine) -> Estimate:
-    """Return the cost of a fine-tuning on as few GPUs as hold it."""
+    """Return the cost of a fine-tuning on as few GPUs as hold it, of those that can share it."""
     settings, on_gpu = work.settings, bool(machine.gpus_per_node)
     length, dtype = settings["text_length"], settings["dtype"]
     rows = settings["num_steps"] * settings["batch_size"]
     trained = _trained(shape, settings)
     weights = 4 * (shape.parameters + trained.added)
     parallel = ParallelSettings.model_validate(work.runtime.get("parallel", {}))
-    at_once = work.runtime["micro_batch_size"] * length
+    micro = work.runtime["micro_batch_size"]
+    at_once = micro * length
+    divided = divided_by_sharing(length, shape.attention)
 
     def held(processes: int) -> float:
-        size = parallel.group_size(processes)
+        size = parallel.group_size(processes, divided)
         logits = parallel.tile_length
         activations = shape.activation_bytes(
             at_once // size, dtype, checkpointing=on_gpu, logits=logits
@@ -212,7 +215,9 @@ def _training(work: Work, shape: Shape, machine: Machine) -> Estimate:
     if parallel.offload_activations:
         kept += shape.checkpoint_bytes(at_once)
     memory = _Memory("train", weights, held, kept)
-    gpus = memory.gpus(machine, parallel.sequence_parallel or 1)
+    batch = {"batch_size": settings["batch_size"], "micro_batch_size": micro}
+    counts = range(1, MOST_GPUS + 1)
+    gpus = memory.gpus(machine, [n for n in counts if parallel.can_spread(n, divided, **batch)])
     flops = rows * shape.training_flops(length, checkpointing=on_gpu, frozen=trained.added > 0)
     return Estimate(
         tokens=rows * length,
@@ -286,17 +291,11 @@ class _Memory:
     offloaded: float = 0
     """bytes in main memory instead, over all devices"""
 
-    def gpus(self, machine: Machine, group: int) -> int:
-        """Return how few GPUs hold it: as many as share a row, doubled until it fits.
-
-        0 without GPUs. Powers of two divide lengths and heads.
-        """
+    def gpus(self, machine: Machine, counts: Sequence[int]) -> int:
+        """Return the first of some numbers of GPUs that hold it, or the last; 0 without GPUs."""
         if not machine.gpus_per_node:
             return 0
-        gpus = group
-        while not self._fits(machine, gpus) and gpus < MOST_GPUS:
-            gpus *= 2
-        return gpus
+        return next((gpus for gpus in counts if self._fits(machine, gpus)), counts[-1])
 
     def _fits(self, machine: Machine, gpus: int) -> bool:
         return CUDA_BYTES + self.computing(gpus) <= GPU_SHARE * machine.gpu_memory
@@ -307,7 +306,9 @@ class _Memory:
         if not gpus:
             host += self.computing(1) + self.offloaded
             return {"host_bytes": host, "fits": host <= 1e9 * machine.host_memory_gb}
-        nodes = -(-gpus // machine.gpus_per_node)
+        fewest = -(-gpus // machine.gpus_per_node)
+        # a job has as many GPUs on each of its nodes
+        nodes = next(nodes for nodes in range(fewest, gpus + 1) if gpus % nodes == 0)
         return {
             "gpu_bytes": CUDA_BYTES + self.computing(gpus),
             "host_bytes": (host + CUDA_HOST_BYTES + self.loaded) * (gpus // nodes)
@@ -360,6 +361,9 @@ def requirements(
         shape: of its model, None where it is not known.
         machine: what the jobs run on.
         attempt: 1 for the first.
+
+    Raises:
+        UserError: if a fine-tuning needs more memory than any GPUs that can divide it have.
     """
     if work.kind in NO_GPU:
         memory, minutes = NO_GPU[work.kind]
@@ -369,6 +373,12 @@ def requirements(
         memory = UNKNOWN_MB[work.kind] if machine.gpus_per_node else UNKNOWN_CPU_MB
         gpus = min(1, machine.gpus_per_node)
         return Requirements(gpus, 1, memory * attempt, UNKNOWN_MINUTES * attempt)
+    if work.kind == "finetune" and cost.gpus and not cost.fits:
+        raise UserError(
+            f"no number of GPUs of {machine.gpu_memory_gb:g} GB that can share a fine-tuning on rows of "
+            f"{work.settings['text_length']} tokens holds it; set finetune.parallel.tile_length, "
+            "offload_activations or offload, see docs/training.md."
+        )
     memory = int(MEMORY_SAFETY * cost.host_bytes / MIB) + SNAKEMAKE_MB
     minutes = int(RUNTIME_SAFETY * cost.seconds / 60) + 1
     return Requirements(

@@ -10,7 +10,7 @@ Sources: Jacobs et al. 2023, DeepSpeed Ulysses (arXiv:2309.14509); Rajbhandari e
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from longrope.errors import UserError
-from longrope.settings.training import ParallelSettings
+from longrope.settings.training import ParallelSettings, check_division, divided_by_sharing
 from longrope.tiling import IGNORED
 
 
@@ -38,20 +38,27 @@ class Layout:
     offload: str = "none"
 
     @classmethod
-    def of(cls, parallel: ParallelSettings) -> "Layout":
+    def of(cls, parallel: ParallelSettings, text_length: int, told: Mapping[str, Any]) -> "Layout":
         """Return the layout of the job that torchrun started, or of a process on its own.
 
+        Args:
+            parallel: what is asked for.
+            text_length: tokens per row.
+            told: words of the model's config.json.
+
         Raises:
-            UserError: if the job's processes cannot form groups of the size asked for.
+            UserError: if the job's processes cannot form groups of the size asked for, or those of a group
+                not share a row.
         """
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         rank = int(os.environ.get("RANK", "0"))
-        group_size = parallel.group_size(world_size)
+        group_size = parallel.group_size(world_size, divided_by_sharing(text_length, told))
         if world_size % group_size:
             raise UserError(
                 f"finetune.parallel.sequence_parallel {group_size} must divide the number of "
                 f"processes, got {world_size}; start that many with torchrun, one per GPU."
             )
+        check_division(group_size, text_length, told)
         return cls(world_size, rank, group_size, parallel.zero_stage, parallel.offload)
 
     @property

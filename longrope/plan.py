@@ -14,7 +14,7 @@ from longrope.settings.common import SplitRef
 from longrope.settings.config import Config, ExtensionStep
 from longrope.settings.search import SearchSettings, StudySettings
 from longrope.settings.sources import CorpusSettings
-from longrope.settings.training import FinetuneSettings, check_division, check_rows
+from longrope.settings.training import FinetuneSettings, check_batch, check_division, check_rows
 from longrope.sources import Sources, installed
 from longrope.store.code import CodeIndex
 from longrope.store.files import RawFiles
@@ -227,8 +227,10 @@ class _Builder:
     ) -> Node:
         text_length = finetune.text_length or step.target_length
         runtime = {"parallel": finetune.parallel.model_dump()}
+        # null is a size that can be: longrope.cost asks for GPUs, and the job divides them, by one function
         size = finetune.parallel.sequence_parallel or 1
         check_division(size, text_length, dict[str, Any](self.sources.shape()))
+        check_batch(finetune.batch_size, self.config.micro_batch_size)
         sources: dict[str, Node | Raw] = {
             "model": model,
             "factors": search,

@@ -40,6 +40,8 @@ class Shape:
     vocabulary: int
     tied: bool
     """whether embedding and head are one matrix"""
+    model_type: str | None = None
+    """architecture, as transformers names it"""
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> "Shape | None":
@@ -57,7 +59,17 @@ class Shape:
             intermediate=told["intermediate_size"],
             vocabulary=told["vocab_size"],
             tied=bool(told.get("tie_word_embeddings", False)),
+            model_type=told.get("model_type"),
         )
+
+    @property
+    def attention(self) -> dict[str, Any]:
+        """Words of the config.json that say among how many processes attention can be divided."""
+        return {
+            "model_type": self.model_type,
+            "num_attention_heads": self.queries // self.head,
+            "num_key_value_heads": self.keys // self.head,
+        }
 
     # Parameters and FLOPs -------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ from longrope.parallel import (
 )
 from longrope.pieces import Packed, attention_within_pieces
 from longrope.rotary import LongRopeRotary
-from longrope.settings.training import ParallelSettings, check_division
+from longrope.settings.training import ParallelSettings
 from longrope.tiling import activations_in_main_memory, return_summed_loss
 
 DEFAULT = ParallelSettings.model_validate({})
@@ -78,9 +78,8 @@ def train(
     Raises:
         UserError: if model, rows, batch and processes do not divide each other.
     """
-    layout = Layout.of(parallel)
     length = len(rows[0]["input_ids"])
-    check_division(layout.group_size, length, model.config.to_dict())
+    layout = Layout.of(parallel, length, model.config.to_dict())
     options = _options(settings, layout, parallel, micro_batch_size)
     attention = choose_attention(model, dtype=settings["dtype"])
     if layout.uses_deepspeed:

@@ -1,5 +1,6 @@
 """The cost model against hand-computed values, against torch's counters and against measured memory."""
 
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from longrope import configuration, cost, plan, scoring
 from longrope.cost import Requirements, estimate, requirements, together
+from longrope.errors import UserError
 from longrope.hardware import Machine, read_machine
 from longrope.methods import closed_form
 from longrope.models import geometry, load_model
@@ -246,6 +248,47 @@ def test_training_takes_the_fewest_gpus_that_hold_weights_optimizer_and_activati
     longer = Job("finetune", FINETUNE | {"text_length": 1024 * K})
     found = estimate(longer, LLAMA, machine("a100-80"))
     assert (found.gpus, found.nodes) == (32, 4)
+
+
+def llama3(name, **changes):
+    """Return the cost of the shipped fine-tuning of Llama-3-8B on another machine, after changes."""
+    planned = plan.build(configuration.load(ROOT / "config/llama3-8b.yaml"), ROOT)
+    (node,) = planned.of("finetune")
+    runtime = {**node.runtime, "parallel": node.runtime["parallel"] | changes}
+    job = Job("finetune", dict(node.settings), runtime)
+    return estimate(job, shape_of(dict(planned.shape)), machine(name))
+
+
+def test_more_gpus_than_key_value_heads_share_rows_in_groups_of_that_many():
+    # 8 key-value heads: of 16 GPUs 8 share a row, 16k tokens of it each, with logits of 2048 tokens
+    found, told = llama3("a100-40"), llama3("a100-40", sequence_parallel=8)
+    assert (found.gpus, found.nodes, found.fits) == (16, 2, True)
+    assert found == told
+    states = 20 * 8_030_261_248 / 16
+    # 32 residuals; of one layer two norms, and in bfloat16 queries, output, keys, values, and MLP
+    layer = 2 * 4096 * 10 + 2 * (2 * 4096 + 2 * 1024 + 4 * 14336)
+    activations = 16 * K * (32 * 4096 * 4 + layer) + 2048 * 12 * 128256
+    assert found.gpu_bytes == pytest.approx(states + activations + cost.CUDA_BYTES)
+
+
+def test_gpus_are_as_many_on_each_node_and_divide_the_batch():
+    runtime = {"chunk_length": 4096, "micro_batch_size": 1, "parallel": {"sequence_parallel": 5}}
+    heads = {"num_attention_heads": 40, "num_key_value_heads": 40, "hidden_size": 5120}
+    for batch, expected in ((32, (10, 2)), (9, (15, 3)), (1, (5, 1))):
+        settings = FINETUNE | {"text_length": 40_000, "batch_size": batch}
+        found = estimate(
+            Job("finetune", settings, runtime), shape_of(LLAMA2 | heads), machine("a100-40")
+        )
+        assert (found.gpus, found.nodes) == expected
+
+
+def test_a_model_whose_rows_cannot_be_shared_is_divided_by_rows_alone():
+    shape = shape_of(LLAMA2 | {"model_type": "gpt_neox"})
+    job = Job("finetune", FINETUNE | {"text_length": 16 * K})
+    found = estimate(job, shape, machine("a100-80"))
+    activations = LLAMA.activation_bytes(16 * K, "bfloat16", checkpointing=True)
+    held = 20 * LLAMA.parameters / found.gpus + activations + cost.CUDA_BYTES
+    assert found.gpu_bytes == pytest.approx(held)
 
 
 def parallel(**changes):
@@ -485,12 +528,28 @@ def test_checkpointing_trades_flops_for_memory(shape, length):
         assert saved < kept
 
 
-@given(SHAPES, st.integers(1024, 512 * K), st.sampled_from(["a100-40", "a100-80", "h200"]))
-def test_training_fits_the_gpus_asked_for_and_not_half_of_them(shape, length, name):
-    found = estimate(Job("finetune", FINETUNE | {"text_length": length}), shape, machine(name))
+@given(
+    SHAPES,
+    st.integers(1, 512).map(lambda thousands: thousands * K),
+    st.sampled_from(["a100-40", "a100-80", "h200"]),
+    *(st.integers(1, 4), st.integers(1, 24)),
+)
+def test_training_fits_the_gpus_asked_for_which_can_divide_it_and_not_half_of_them(
+    shape, length, name, micro, more
+):
+    heads = math.gcd(shape.queries, shape.keys) // shape.head
+
+    def can_divide(gpus):
+        return more % (gpus // math.gcd(gpus, heads, length)) == 0
+
+    settings = FINETUNE | {"text_length": length, "batch_size": micro * more}
+    runtime = {"chunk_length": 4096, "micro_batch_size": micro}
+    found = estimate(Job("finetune", settings, runtime), shape, machine(name))
     limit = 0.9 * machine(name).gpu_memory
-    assert found.gpu_bytes <= limit
-    assert found.gpus == 1 or 2 * found.gpu_bytes - 2**30 > limit
+    assert can_divide(found.gpus)
+    assert found.fits == (found.gpu_bytes <= limit)
+    if found.gpus % 2 == 0 and can_divide(found.gpus // 2):
+        assert 2 * found.gpu_bytes - 2**30 > limit
     assert found.gpus % found.nodes == 0 and found.gpus // found.nodes <= 8
 
 
@@ -542,6 +601,21 @@ def test_a_job_over_several_nodes_asks_for_whole_ones():
     job = Job("finetune", FINETUNE | {"text_length": 1024 * K})
     asked = requirements(job, LLAMA, machine("a100-80"))
     assert (asked.gpus_per_node, asked.nodes) == (8, 4)
+
+
+def test_a_training_that_no_gpus_hold_asks_for_nothing_and_says_what_to_set():
+    job = Job("finetune", FINETUNE | {"batch_size": 1})
+    eight = replace(job, runtime=job.runtime | {"parallel": {"sequence_parallel": 8}})
+    assert estimate(eight, LLAMA, machine("a100-40")).gpus == 8
+    with pytest.raises(
+        UserError, match=r"of 40 GB .* 131072 tokens .* set finetune\.parallel\.tile"
+    ):
+        requirements(eight, LLAMA, machine("a100-40"))
+    tiled = eight.runtime["parallel"] | {"tile_length": 2048, "offload_activations": True}
+    asked = requirements(
+        replace(job, runtime=job.runtime | {"parallel": tiled}), LLAMA, machine("a100-40")
+    )
+    assert (asked.gpus_per_node, asked.nodes) == (8, 1)
 
 
 def test_a_job_of_unknown_cost_asks_for_a_day_and_the_memory_of_a_7b_model():

@@ -78,19 +78,59 @@ def test_the_pieces_of_a_row_make_the_row_and_every_token_but_the_last_has_its_t
 def test_what_cannot_be_divided_among_the_processes_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match="sequence_parallel 3 must divide the number of processes"):
-        Layout.of(ParallelSettings(sequence_parallel=3))
-    layout = Layout.of(ParallelSettings())
-    assert (layout.group_size, layout.num_groups) == (4, 1)
+        Layout.of(ParallelSettings(sequence_parallel=3), 1023, {})
     heads = {"num_attention_heads": 8, "num_key_value_heads": 2}
-    with pytest.raises(UserError, match="must divide the 1022 text length"):
-        check_division(layout.group_size, 1022, heads)
-    with pytest.raises(UserError, match="must divide the 2 key-value heads"):
-        check_division(layout.group_size, 1024, heads)
+    with pytest.raises(UserError, match=r"must divide the 1022 text length; .*parallel to 2\."):
+        Layout.of(ParallelSettings(sequence_parallel=4), 1022, heads)
+    with pytest.raises(UserError, match=r"must divide the 2 key-value heads; .*parallel to 2\."):
+        check_division(4, 1024, heads)
     with pytest.raises(UserError, match=r"num_key_value_heads, which a gpt_neox .*parallel to 1"):
         check_division(2, 1024, {"num_attention_heads": 8, "model_type": "gpt_neox"})
     check_division(1, 1024, {"num_attention_heads": 8, "model_type": "gpt_neox"})
     with pytest.raises(UserError, match="times 2 devices of 2 processes must divide"):
-        Layout.of(ParallelSettings(sequence_parallel=2)).accumulation(6, 2)
+        Layout.of(ParallelSettings(sequence_parallel=2), 1024, heads).accumulation(6, 2)
+
+
+@pytest.mark.parametrize(
+    ("length", "query_heads", "groups", "expected"),
+    [(1024, 32, 32, 16), (1024, 32, 8, 8), (1024, 12, 12, 4), (1022, 32, 32, 2), (1021, 32, 32, 1)],
+)
+def test_as_many_of_sixteen_processes_share_a_row_as_divide_it_and_all_heads(
+    monkeypatch, length, query_heads, groups, expected
+):
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    told = {"num_attention_heads": query_heads, "num_key_value_heads": groups}
+    assert Layout.of(ParallelSettings(), length, told).group_size == expected
+    assert Layout.of(ParallelSettings(zero_stage=0), length, told).group_size == 1
+    lacking = told | {"model_type": "gpt_neox"}
+    assert Layout.of(ParallelSettings(), length, lacking).group_size == 1
+    assert Layout.of(ParallelSettings(), 1024, {}).group_size == 16
+
+
+def edited(folder, edit):
+    """Return the plan of the smallest experiment after an edit of its settings."""
+    workflow_files.write_experiment(folder)
+    settings = workflow_files.settings()
+    edit(settings)
+    return plan.build(configuration.parse(settings, source="small.yaml"), folder)
+
+
+@pytest.mark.parametrize(
+    ("micro", "batch", "near"), [(3, 2, 2), (3, 64, 2), (7, 9, 3), (4, 96, None)]
+)
+def test_a_micro_batch_that_does_not_divide_the_batch_is_refused_before_anything_is_planned(
+    tmp_path, micro, batch, near
+):
+    def edit(settings):
+        settings["micro_batch_size"] = micro
+        settings["extension"][0]["finetune"]["batch_size"] = batch
+
+    if near is None:
+        edited(tmp_path, edit)
+        return
+    wanted = f"micro_batch_size {micro} must divide finetune.batch_size {batch}; set .* to {near}."
+    with pytest.raises(UserError, match=wanted):
+        edited(tmp_path, edit)
 
 
 def test_heads_that_cannot_be_divided_are_refused_before_anything_is_planned(tmp_path):

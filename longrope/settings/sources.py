@@ -18,6 +18,9 @@ class ModelShape(Settings):
     intermediate_size: Count = Field(description="width of the gated MLP")
     vocab_size: Count = Field(description="tokens known")
     tie_word_embeddings: bool = Field(False, description="one matrix for embedding and head")
+    model_type: str | None = Field(
+        None, description="architecture; gpt_neox cannot share rows among processes"
+    )
 
 
 class ModelSettings(Settings):

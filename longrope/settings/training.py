@@ -1,5 +1,6 @@
 """Fine-tuning under searched factors, and how it is spread over processes."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -21,7 +22,7 @@ class ParallelSettings(Settings):
         "none", description="what DeepSpeed keeps in main memory; all is optimizer and weights"
     )
     sequence_parallel: int | None = Field(
-        None, gt=0, description="processes that share a row; all of the job's if null"
+        None, gt=0, description="processes that share a row; as many of the job's as can if null"
     )
     tile_length: Tokens | None = Field(
         None, description="tokens whose logits are there at once; all if null"
@@ -47,9 +48,46 @@ class ParallelSettings(Settings):
             raise ValueError("tiled_mlp needs tile_length, the tokens of a tile")
         return self
 
-    def group_size(self, world_size: int) -> int:
-        """Return how many of the job's processes share a row."""
-        return self.sequence_parallel or (world_size if self.zero_stage else 1)
+    def group_size(self, world_size: int, divided: int) -> int:
+        """Return how many of the job's processes share a row.
+
+        Args:
+            world_size: all processes.
+            divided: what those of a row must divide, as `divided_by_sharing` returns it.
+        """
+        return self.sequence_parallel or (math.gcd(world_size, divided) if self.zero_stage else 1)
+
+    def can_spread(
+        self, world_size: int, divided: int, *, batch_size: int, micro_batch_size: int
+    ) -> bool:
+        """Return whether so many processes form groups among which the rows of a step can be divided."""
+        size = self.group_size(world_size, divided)
+        at_once = micro_batch_size * (world_size // size)
+        return world_size % size == 0 and batch_size % at_once == 0
+
+
+UNSHARED = {"gpt_neox"}
+"""architectures whose rows cannot be shared: DeepSpeed asks for num_key_value_heads, which they lack"""
+
+
+def divided_by_sharing(text_length: int, told: Mapping[str, Any]) -> int:
+    """Return the number that processes which share a row must divide, and any divisor of which will do.
+
+    Args:
+        text_length: tokens per row.
+        told: words of the model's config.json; heads that it does not tell do not count.
+    """
+    if told.get("model_type") in UNSHARED:
+        return 1
+    return math.gcd(*(count or 0 for count in _divided(text_length, told).values()))
+
+
+def _divided(text_length: int, told: Mapping[str, Any]) -> dict[str, int | None]:
+    return {
+        "text length": text_length,
+        "query heads": told.get("num_attention_heads"),
+        "key-value heads": told.get("num_key_value_heads"),
+    }
 
 
 def check_division(size: int, text_length: int, told: Mapping[str, Any]) -> None:
@@ -63,22 +101,36 @@ def check_division(size: int, text_length: int, told: Mapping[str, Any]) -> None
     Raises:
         UserError: naming what does not divide.
     """
-    if size > 1 and told.get("model_type") == "gpt_neox":
+    if size > 1 and told.get("model_type") in UNSHARED:
         raise UserError(
-            f"{size} processes share a row, and DeepSpeed asks for num_key_value_heads, which a gpt_neox "
-            "model does not have; set finetune.parallel.sequence_parallel to 1."
+            f"{size} processes share a row, and DeepSpeed asks for num_key_value_heads, which a "
+            f"{told['model_type']} model does not have; set finetune.parallel.sequence_parallel to 1."
         )
-    counts = {
-        "text length": text_length,
-        "query heads": told.get("num_attention_heads"),
-        "key-value heads": told.get("num_key_value_heads"),
-    }
-    for name, count in counts.items():
+    near = _nearest_divisor(size, divided_by_sharing(text_length, told))
+    for name, count in _divided(text_length, told).items():
         if count is not None and count % size:
             raise UserError(
                 f"{size} processes share a row, which must divide the {count} {name}; set "
-                "finetune.parallel.sequence_parallel to a divisor of it."
+                f"finetune.parallel.sequence_parallel to {near}."
             )
+
+
+def check_batch(batch_size: int, micro_batch_size: int) -> None:
+    """Refuse a batch that no number of processes can be given in whole micro-batches.
+
+    Raises:
+        UserError: naming both keys.
+    """
+    if batch_size % micro_batch_size:
+        raise UserError(
+            f"micro_batch_size {micro_batch_size} must divide finetune.batch_size {batch_size}; set "
+            f"micro_batch_size to {_nearest_divisor(micro_batch_size, batch_size)}."
+        )
+
+
+def _nearest_divisor(wanted: int, number: int) -> int:
+    """Return the largest divisor of a number that is not above what is wanted."""
+    return next(size for size in range(wanted, 0, -1) if number % size == 0)
 
 
 class MixedWindowSettings(Settings):
