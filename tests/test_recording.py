@@ -205,8 +205,11 @@ def test_a_bar_with_the_time_left_is_written_to_stderr_though_it_is_no_terminal(
     tokens, tmp_path, capfd
 ):
     trained(tokens, tmp_path / "work")
-    shown = bars(capfd.readouterr().err)
+    said = capfd.readouterr()
+    shown = bars(said.err)
     assert (shown[0], shown[-1]) == (0, 6)
+    # each loss once, above the bar
+    assert said.out.count("'loss': ") == 6
 
 
 def test_the_bar_of_a_resumed_training_begins_where_it_does(tokens, tmp_path, capfd):
