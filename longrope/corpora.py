@@ -1,7 +1,8 @@
 """Documents in files, and token stores: one flat memory-mapped array with offsets and names.
 
-Reads .txt (one document a file), .jsonl and .parquet (one document a row, text in a column). Bad input is
-named with its file and row. Long documents are encoded piece by piece, so they never become one Python list.
+Reads .txt (one document a file), .jsonl, also compressed, and .parquet (one document a row, text in a
+column). Bad input is named with its file and row. Long documents are encoded piece by piece, so they never
+become one Python list.
 """
 
 import gzip
@@ -20,6 +21,8 @@ from longrope.errors import UserError
 
 PIECE_CHARACTERS = 100_000
 OVERLAP_CHARACTERS = 2_000
+ZSTANDARD_BYTES = 2**16
+"""compressed bytes at a time"""
 
 
 @dataclass(frozen=True)
@@ -89,23 +92,57 @@ def _read_txt(path: Path, column: str) -> Iterator[Text]:
 
 
 def _read_jsonl(path: Path, column: str) -> Iterator[Text]:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-        for row, line in enumerate(_lines(stream, path), start=1):
-            where = f"{path}, row {row}"
-            try:
-                value = json.loads(_decoded(line, where))
-            except json.JSONDecodeError:
-                raise UserError(f"{where} is not JSON; expected one object a line.") from None
-            if not isinstance(value, dict) or column not in value:
-                raise UserError(f"{where} has no column {column!r}; correct source.column.")
-            yield Text(f"{path.stem}-{row}", _checked(value[column], where, column))
+    for row, line in enumerate(_lines(path), start=1):
+        where = f"{path}, row {row}"
+        try:
+            value = json.loads(_decoded(line, where))
+        except json.JSONDecodeError:
+            raise UserError(f"{where} is not JSON; expected one object a line.") from None
+        if not isinstance(value, dict) or column not in value:
+            raise UserError(f"{where} has no column {column!r}; correct source.column.")
+        yield Text(f"{path.stem}-{row}", _checked(value[column], where, column))
 
 
-def _lines(stream: Iterable[bytes], path: Path) -> Iterator[bytes]:
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, which may be compressed as the end of its name says."""
     try:
-        yield from stream
+        if path.suffix == ".zst":
+            yield from _split(_decompressed(path))
+            return
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            yield from stream
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise UserError(f"{path} is not a whole gzip file; compress or fetch it again.") from None
+        kind = "Zstandard" if path.suffix == ".zst" else "gzip"
+        raise UserError(f"{path} is not a whole {kind} file; compress or fetch it again.") from None
+
+
+def _decompressed(path: Path) -> Iterator[bytes]:
+    """Yield the contents of a Zstandard file of one frame or more; EOFError if it is cut or none."""
+    import zstandard
+
+    frame = None
+    with path.open("rb") as stream:
+        while data := stream.read(ZSTANDARD_BYTES):
+            while data:
+                # Not the package's reader of streams, which takes a cut file for a whole one.
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                try:
+                    yield frame.decompress(data)
+                except zstandard.ZstdError:
+                    raise EOFError from None
+                data = frame.unused_data
+                frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError
+
+
+def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[Text]:
@@ -142,6 +179,7 @@ READERS: dict[str, Reader] = {
     ".txt": _read_txt,
     ".jsonl": _read_jsonl,
     ".jsonl.gz": _read_jsonl,
+    ".jsonl.zst": _read_jsonl,
     ".parquet": _read_parquet,
 }
 

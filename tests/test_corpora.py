@@ -27,6 +27,14 @@ def refusal(*files, column="text"):
     return str(caught.value)
 
 
+def zstandard_frame(data):
+    """Compress by pyarrow, which the reader does not use."""
+    return pa.compress(data, codec="zstd", asbytes=True)
+
+
+COMPRESSORS = {".gz": gzip.compress, ".zst": zstandard_frame}
+
+
 @pytest.fixture
 def rows(tmp_path):
     """Return a function that writes rows as JSON lines, raw where they are bytes."""
@@ -35,7 +43,7 @@ def rows(tmp_path):
         lines = [v if isinstance(v, bytes) else json.dumps(v).encode() for v in values]
         data = b"".join(line + b"\n" for line in lines)
         path = tmp_path / name
-        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        path.write_bytes(COMPRESSORS.get(path.suffix, bytes)(data))
         return path
 
     return write
@@ -54,7 +62,7 @@ def test_a_byte_order_mark_is_not_text(tmp_path, rows):
     assert [d.text for d in read_documents([tmp_path / "a.txt", jsonl], "text")] == ["text"] * 2
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_a_row_of_json_lines_is_a_document_of_the_column_asked_for(rows, name):
     path = rows({"body": "one\u2028two", "n": 1}, {"body": "\ud83d\ude42"}, name=name)
     assert [d.text for d in read_documents([path], "body")] == ["one\u2028two", "🙂"]
@@ -78,11 +86,12 @@ def test_documents_come_in_the_order_of_the_files(tmp_path, rows):
 
 def test_an_unknown_kind_of_file_is_refused_with_the_known_ones(tmp_path):
     assert refusal(tmp_path / "a.csv") == (
-        f"{tmp_path / 'a.csv'}: a corpus file must end in one of .txt, .jsonl, .jsonl.gz, .parquet."
+        f"{tmp_path / 'a.csv'}: a corpus file must end in one of "
+        ".txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet."
     )
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.jsonl.zst"])
 def test_an_empty_file_is_refused(rows, name):
     path = rows(name=name)
     assert refusal(path).startswith(f"{path} is empty;")
@@ -131,6 +140,32 @@ def test_a_gzip_file_that_is_cut_or_no_gzip_is_refused(rows):
     for damaged in (whole[:-12], whole[:20] + b"\xff" * 10 + whole[30:], b"not gzip"):
         path.write_bytes(damaged)
         assert refusal(path).startswith(f"{path} is not a whole gzip file")
+
+
+def test_a_zstandard_file_of_several_frames_is_read_to_its_end_however_it_is_cut_into_blocks(
+    tmp_path, monkeypatch
+):
+    texts = [f"text {row} " * (1 + 37 * row % 200) for row in range(60)]
+    lines = [json.dumps({"text": text}).encode() for text in texts]
+    # a frame ends within a line, and the last line without a line feed
+    data = b"\n".join(lines)
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zstandard_frame(data[:1000]) + zstandard_frame(data[1000:]))
+    for size in (1, 7, 1000, 2**16):
+        monkeypatch.setattr(corpora, "ZSTANDARD_BYTES", size)
+        documents = list(read_documents([path], "text"))
+        assert [document.text for document in documents] == texts
+    assert documents[-1].name == "a.jsonl-60"
+
+
+def test_a_zstandard_file_that_is_cut_or_none_is_refused(rows):
+    path = rows({"text": "fine " * 1000}, {"text": "also fine"}, name="a.jsonl.zst")
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole[:-12], whole + whole[:-3], whole + b"more", b"not Zstandard"):
+        path.write_bytes(damaged)
+        assert refusal(path) == (
+            f"{path} is not a whole Zstandard file; compress or fetch it again."
+        )
 
 
 def test_a_parquet_file_is_refused_without_its_column_and_damaged(tmp_path):
