@@ -39,14 +39,19 @@ and output paths belong to the profiles in `workflow/profiles/` and to the comma
   to it by name in `search.documents`, `finetune.documents` or `evaluate.perplexity.corpora`. Say in
   `stand_in` what the texts are when they are not the corpus itself.
 - **Use your own texts**: name the files of each split; a `.txt` file is one document, a line of
-  `.jsonl` or a row of `.parquet` is one each.
+  `.jsonl` (also `.jsonl.gz` or `.jsonl.zst`) or a row of `.parquet` is one each. A folder stands
+  for all such files below it, a pattern for the files it matches, where `**` is any number of
+  folders; neither finds hidden files. Files are read in the order of their names, and their names
+  and contents are in the digest: a file more, or another name, is another corpus.
 
   ```yaml
   corpora:
     mine:
       source:
         kind: local
-        files: {train: [texts/train.jsonl], validation: [texts/held-out.jsonl]}
+        files:
+          train: [texts/train]
+          validation: [texts/held-out.jsonl, "texts/others/**/*.txt"]
   ```
 
 The tables below are generated from `longrope/settings/`; after a change there run

@@ -3,6 +3,7 @@
 Reads the catalogue, a local config.json and the bytes of local files; nothing here downloads.
 """
 
+import glob
 import importlib.metadata
 import json
 from collections.abc import Sequence
@@ -57,6 +58,8 @@ class Sources:
         self.root = root
         self.raw_files = raw_files
         self._catalogues: dict[str, Catalogue] = {}
+        self._local: dict[tuple[str, str], Raw] = {}
+        """corpus and split -> its files"""
 
     def model(self) -> Raw | dict[str, object]:
         """Return the base model's files."""
@@ -107,15 +110,45 @@ class Sources:
         return self._local_documents(name, source, split)
 
     def _local_documents(self, name: str, source: LocalSource, split: str) -> Raw:
-        files: dict[str, str] = {}
-        for path in source.files[split]:
-            if not (self.root / path).is_file():
-                raise UserError(
-                    f"corpora.{name}.source.files.{split}: {self.root / path} does not exist; "
-                    "give the path of a .txt, .jsonl or .parquet file."
-                )
-            files[path] = self.raw_files.digest(self.root / path)
-        return Raw(".", files)
+        """Return the files of a split, which are read by name; found once in the life of the object."""
+        if (name, split) not in self._local:
+            key = f"corpora.{name}.source.files.{split}"
+            entries = source.files[split]
+            names = sorted({file for entry in entries for file in self._files_of(key, entry)})
+            digests = self.raw_files.digests([self.root / file for file in names])
+            self._local[name, split] = Raw(".", dict(zip(names, digests, strict=True)))
+        return self._local[name, split]
+
+    def _files_of(self, key: str, entry: str) -> list[str]:
+        """Return the files that a path or a pattern stands for; a hidden one has to be named itself.
+
+        Raises:
+            UserError: naming `key`, if there is none, or one that holds no documents.
+        """
+        # Here, since it imports numpy, which other sources do without.
+        from longrope.corpora import READERS, reader_of
+
+        path = self.root / entry
+        if path.is_dir():
+            inside = self._matches(f"{glob.escape(Path(entry).as_posix())}/**/*")
+            found = [file for file in inside if reader_of(Path(file)) is not None]
+        else:
+            found = [entry] if path.is_file() else self._matches(entry)
+        unknown = [self.root / file for file in found if reader_of(Path(file)) is None]
+        if found and not unknown:
+            return found
+        if unknown:
+            wrong = f"{unknown[0]} cannot be read"
+        else:
+            wrong = f"{path} holds no such file" if path.is_dir() else f"{path} does not exist"
+        raise UserError(
+            f"{key}: {wrong}; give files that end in one of {', '.join(READERS)}, folders of them or "
+            "patterns that match them."
+        )
+
+    def _matches(self, pattern: str) -> list[str]:
+        names = glob.iglob(pattern, root_dir=self.root, recursive=True)
+        return [Path(name).as_posix() for name in names if (self.root / name).is_file()]
 
     def _package_documents(self, name: str, source: PackageSource, split: str) -> dict[str, object]:
         catalogue = self._catalogue(source.catalogue)

@@ -1,5 +1,7 @@
 """Searches without an extension: `longrope search` alone, and a study of algorithms through the workflow."""
 
+import shutil
+
 import pandas as pd
 import pytest
 import workflow_files
@@ -61,11 +63,20 @@ def test_one_command_finds_factors_for_a_model_and_text_files(folder):
     assert (found.original_length, found.target_length) == (128, 256)
     assert list(found.factors) == sorted(found.factors)
     assert found.provenance["algorithm"] == "auto"
+    (folder / "texts" / "held-out").mkdir(parents=True)
+    shutil.copy(folder / "train.txt", folder / "texts" / "held-out")
+    shutil.copy(folder / "validation.txt", folder / "texts")
+    again = workflow_runs.longrope(
+        folder, "search", "base", "texts", "--target-length", 256, "--num-documents", 2
+    )
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert RopeFactors.read(folder / again.stdout.splitlines()[-1]).factors == found.factors
 
 
 def test_mistakes_end_in_one_sentence(folder):
     wrong = [
         (["base", "none.txt", "--target-length", 256], "none.txt does not exist"),
+        (["base", "base", "--target-length", 256], "base holds no such file; give files that end"),
         (["nowhere", "train.txt", "--target-length", 256], "does not tell max_position_embeddings"),
         (["base", "train.txt", "--target-length", 64], "must exceed model.original_length (128)"),
         (["base", "train.txt", "--target-length", 256, "--algorithm", "x"], "search.algorithm"),

@@ -64,10 +64,13 @@ class HubSource(HubFiles):
 
 
 class LocalSource(Settings):
-    """Text, JSON-lines or Parquet files of the user's own."""
+    """Text, JSON-lines (also compressed by gzip or Zstandard) or Parquet files of the user's own."""
 
     kind: Literal["local"] = Field(description="files of your own")
-    files: dict[str, list[str]] = Field(description="split -> paths (.txt, .jsonl or .parquet)")
+    files: dict[str, list[str]] = Field(
+        description="split -> files, folders (all documents below them) or patterns; they are read in the "
+        "order of their names"
+    )
     column: str = Field("text", description="column that holds a document's text")
 
 

@@ -1,13 +1,18 @@
 """Digests of raw files, remembered by path, size, time and inode so that big ones are read once."""
 
 import json
+import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from longrope.store.identity import file_digest
 
 Known = dict[str, tuple[str, str]]
 """path -> its state when it was read, and the sha256 of what was read"""
+
+SAVE_SECONDS = 5.0
+"""between two savings while many files are read"""
 
 
 class RawFiles:
@@ -21,9 +26,25 @@ class RawFiles:
         self._memory = memory
         self._known = _remembered(memory)
         self._read: Known = {}
+        self._unsaved = False
 
     def digest(self, path: Path) -> str:
         """Return the sha256 of a file's bytes."""
+        return self.digests([path])[0]
+
+    def digests(self, paths: Sequence[Path]) -> list[str]:
+        """Return the sha256 of each file's bytes; what was read is saved now and then, and at the end."""
+        saved, found = time.monotonic(), []
+        for path in paths:
+            found.append(self._digest(path))
+            # Not after each of thousands: the memory file holds all of them.
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self._save()
+                saved = time.monotonic()
+        self._save()
+        return found
+
+    def _digest(self, path: Path) -> str:
         state = path.stat()
         name = str(path.resolve())
         now = f"{state.st_size} {state.st_mtime_ns} {state.st_ino}"
@@ -31,12 +52,13 @@ class RawFiles:
         if then == now:
             return known
         self._read[name] = self._known[name] = (now, file_digest(path))
-        self._save()
+        self._unsaved = True
         return self._known[name][1]
 
     def _save(self) -> None:
-        if self._memory is None:
+        if self._memory is None or not self._unsaved:
             return
+        self._unsaved = False
         self._known |= _remembered(self._memory) | self._read
         self._memory.parent.mkdir(parents=True, exist_ok=True)
         scratch = self._memory.with_name(f".{self._memory.name}.{uuid.uuid4().hex}")

@@ -17,7 +17,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
     verb = verbs.add_parser("search", help="search factors of a local model on text files")
     verb.add_argument("model", help="folder saved by transformers, weights in safetensors")
-    verb.add_argument("texts", nargs="+", help="long documents: .txt, .jsonl or .parquet files")
+    verb.add_argument("texts", nargs="+", help="long documents: files, folders or patterns")
     verb.add_argument("--target-length", type=int, required=True, help="window to search for")
     verb.add_argument("--original-length", type=int, help="window of the model; from its config")
     verb.add_argument("--algorithm", default="auto", help="search.algorithm of a configuration")
