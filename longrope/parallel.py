@@ -106,8 +106,8 @@ class Layout:
 def deepspeed_config(layout: Layout, *, autocast: bool, pinned: bool) -> dict[str, Any]:
     """Return DeepSpeed's configuration; what the Trainer knows better is left to it (`auto`).
 
-    Weights, gradients and optimizer are float32 as in training on one device, and bfloat16 is autocast:
-    DeepSpeed's own bfloat16 mode would round the weights that are written at the end.
+    Weights, gradients and optimizer are float32 as in training on one device, also while they travel, and
+    bfloat16 is autocast: DeepSpeed's own bfloat16 mode would round the weights that are written at the end.
     """
     zero: dict[str, Any] = {
         "stage": layout.zero_stage,
@@ -125,7 +125,12 @@ def deepspeed_config(layout: Layout, *, autocast: bool, pinned: bool) -> dict[st
         "gradient_clipping": "auto",
         "bf16": {"enabled": False},
         "fp16": {"enabled": False},
-        "torch_autocast": {"enabled": autocast, "dtype": "bfloat16"},
+        # of the modules named here, by default all linear ones, weights and gradients travel in bfloat16
+        "torch_autocast": {
+            "enabled": autocast,
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
         # torch's AdamW: DeepSpeed's own for the CPU is compiled when first used
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

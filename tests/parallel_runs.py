@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from killing import kill_at
+from killing import end_at, fail, kill
 from tiny_models import build
 from torch.utils.data import Dataset
 
@@ -25,7 +25,7 @@ from longrope.models import geometry
 from longrope.recording import Recorder
 from longrope.rotary import install
 from longrope.settings.training import ParallelSettings
-from longrope.training_data import Mixed
+from longrope.training_data import Chunks, Mix, Mixed
 from longrope.verbs import run
 from longrope.watching import Watch
 
@@ -82,7 +82,15 @@ class Windows(Rows):
 def case(work: Path, **changes: Any) -> dict[str, Any]:
     """Return a case: a name is a setting of the stage, of its parallelism, or one of those below."""
     own = {"work": str(work), "length": 64, "micro_batch_size": 1, "architecture": "llama"}
-    own |= {"kill": None, "mixed": False, "scaled": False, "watched": None, "curves": None}
+    own |= {
+        "kill": None,
+        "fail": None,
+        "text": None,
+        "mixed": False,
+        "scaled": False,
+        "watched": None,
+        "curves": None,
+    }
     result: dict[str, Any] = own | {"settings": dict(SETTINGS), "parallel": {}}
     for name, value in changes.items():
         places = [result["settings"], result if name in own else result["parallel"]]
@@ -91,11 +99,26 @@ def case(work: Path, **changes: Any) -> dict[str, Any]:
 
 
 def rows_of(case: dict[str, Any]) -> Dataset[dict[str, torch.Tensor]]:
-    """Return the rows of a case; mixed ones are half of them windows of 32 tokens."""
+    """Return the rows of a case: chunks of a token store, or random ones, half of them windows if mixed."""
     length, settings = case["length"], case["settings"]
     num_rows = settings["num_steps"] * settings["batch_size"]
+    if case["text"] is not None:
+        return chunks(Path(case["text"]), length, num_rows)
     rows = Rows(length, num_rows)
     return Mixed(rows, Windows(32, num_rows * length // 32), 0.5, 0) if case["mixed"] else rows
+
+
+def chunks(store: Path, length: int, num_rows: int) -> Chunks:
+    """Return the rows that the stage would make of a token store, without passkeys."""
+    mix = Mix(
+        text_length=length,
+        num_rows=num_rows,
+        passkey_fraction=0.0,
+        begin_token=0,
+        end_token=1,
+        seed=0,
+    )
+    return Chunks(TokenStore(store), lambda text: [ord(letter) % 90 + 2 for letter in text], mix)
 
 
 def watch_of(case: dict[str, Any]) -> Watch | None:
@@ -167,9 +190,11 @@ def forget_sequence_parallelism() -> None:
         del ALL_ATTENTION_FUNCTIONS["sdpa"]
 
 
-def torchrun(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Start two processes of a script, which have nothing compiled so far."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+def torchrun(
+    *arguments: object, processes: int = 2, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Start processes of a script, which have nothing compiled so far."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     return subprocess.run(
         [*command, "--standalone", *map(str, arguments)],
         capture_output=True,
@@ -183,9 +208,9 @@ def main(cases: list[dict[str, Any]], results: Path) -> None:
     """Compute cases and write their results after each."""
     done = []
     for one in cases:
-        if one["kill"] is not None:
-            rank, step = one["kill"]
-            kill_at(step, rank)
+        for name, end in (("kill", kill), ("fail", fail)):
+            if one.get(name) is not None:
+                end_at(*one[name], end)
         done.append(compute_node(one) if "key" in one else compute(one))
         forget_sequence_parallelism()
         if done[-1] is not None:

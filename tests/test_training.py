@@ -173,7 +173,7 @@ KILLED = """
     import killing
     import test_training
 
-    killing.kill_at(5)
+    killing.end_at(0, 5, killing.kill)
     test_training.trained(Path({tokens!r}), Path({work!r}))
 """
 

@@ -115,7 +115,7 @@ KILLED = """
     import killing
     import test_watching
 
-    killing.kill_at(5)
+    killing.end_at(0, 5, killing.kill)
     test_watching.trained(
         Path({tokens!r}), Path({work!r}), test_watching.watch(Path({tokens!r}), every_steps=1)
     )
