@@ -32,14 +32,14 @@ class AutoSettings(Settings):
         "width and 28 % of the height",
     )
     num_knots: int = Field(8, gt=1, description="variables that bend the ramp found")
-    knot_generation_size: int = Field(5, gt=3, description="bent ramps per generation")
+    knot_generation_size: int = Field(4, gt=3, description="bent ramps per generation")
     knot_num_generations: int = Field(2, ge=0, description="generations of bent ramps; 0: none")
     knot_step: float = Field(
         0.3, gt=0, description="first standard deviation of a knot's log factor"
     )
     batch_documents: int = Field(1, gt=0, description="documents each generation is scored on")
     start_token_choices: int = Field(
-        5,
+        4,
         gt=0,
         description="numbers of start tokens tried, spread over start_tokens; the first is one",
     )
@@ -57,7 +57,7 @@ class GradientSettings(Settings):
         0.2, gt=0, description="first step of a variable; auto.ramp_step has the units"
     )
     start_token_choices: int = Field(
-        5,
+        4,
         gt=0,
         description="numbers of start tokens tried, spread over start_tokens; the first is one",
     )
