@@ -187,6 +187,13 @@ class Cluster:
         lines = [line.split() for line in (self.folder / "seen").read_text().splitlines()]
         return {devices for number, devices in lines if number == job}
 
+    def processes(self, job: str) -> list[Path]:
+        """Return the folder in /proc of every process of a job, on all nodes."""
+        setting = f"SLURM_JOB_ID={job}".encode()
+        return [
+            process for process in Path("/proc").glob("[0-9]*") if setting in _environment(process)
+        ]
+
     def log(self, node: str) -> str:
         """Return what the slurmd of a node and its steps have logged."""
         return (self.folder / "log" / f"slurmd.{node}.log").read_text()

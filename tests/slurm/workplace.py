@@ -58,6 +58,15 @@ class Workplace:
         write_site(folder)
         return cls(folder, cluster)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes a command from here use this interpreter and the package of this folder."""
+        bin_folder = str(Path(sys.executable).parent)
+        return self._cluster.environment | {
+            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder),
+        }
+
     def start(self, *arguments: str, profiles: bool = True) -> None:
         """Start Snakemake, on the cluster unless told otherwise."""
         command = ["snakemake", *arguments]
@@ -65,16 +74,11 @@ class Workplace:
             command += ["--profile", "slurm", "--profile", str(self.folder / "site")]
         if (self.folder / "small.yaml").exists():
             command += ["--configfile", "small.yaml"]
-        bin_folder = str(Path(sys.executable).parent)
-        places = {
-            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder),
-        }
         with (self.folder / "said.txt").open("ab") as said:
             process = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env=self._cluster.environment | places,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
