@@ -1,5 +1,6 @@
 """Workers whose model is a few lines of Python: what a text says happens. No pytest: processes import it."""
 
+import contextlib
 import os
 import signal
 import time
@@ -11,6 +12,8 @@ from longrope.factors import RopeFactors
 from longrope.search.workers import Score, Scorer, Text, Unit, Worker
 
 FACTORS = RopeFactors(factors=(1.0, 2.0), original_length=64, target_length=128, method="longrope")
+DIES_AT_START = "dies"
+"""file in a fake's folder: whoever takes it dies before it has a worker"""
 
 
 class FakeScorer(Scorer):
@@ -21,6 +24,9 @@ class FakeScorer(Scorer):
         os.environ["FAKE_THREADS"] = str(self.threads)
 
     def open(self) -> Worker:
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / DIES_AT_START).unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
         return FakeWorker(self.folder)
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_workers import fake_scorer, marks, threads_of, unit
+from fake_workers import DIES_AT_START, fake_scorer, marks, threads_of, unit
 from search_stage import searched, write_inputs
 from searches import ONE, OTHER, PROBLEM, Scripted
 
@@ -66,6 +66,13 @@ def pool(scheduler, folder):
 
 def warnings_of(caplog):
     return [one.getMessage() for one in caplog.records if one.name.startswith("longrope")]
+
+
+def test_a_worker_that_dies_with_the_model_half_loaded_ends_in_a_sentence(scheduler, tmp_path):
+    (tmp_path / DIES_AT_START).touch()
+    given = fake_scorer(tmp_path), Workers(scheduler=scheduler)
+    with pytest.raises(UserError, match="died while it loaded the model"), cluster.opened(*given):
+        pass
 
 
 def test_two_workers_share_the_units(pool, folder):

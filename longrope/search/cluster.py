@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from distributed import Client, KilledWorker, WorkerPlugin, get_worker
+from distributed.comm.core import CommClosedError
 
 from longrope.errors import UserError
 from longrope.runtime import Workers
@@ -68,16 +69,26 @@ def opened(scorer: Scorer, workers: Workers) -> Iterator[Cluster]:
     """Give the workers of a scheduler.
 
     Raises:
-        UserError: if there is no scheduler, or no worker comes.
+        UserError: if there is no scheduler, no worker comes, or one dies with the model half loaded.
     """
     assert workers.scheduler is not None
     plugin = f"longrope-{uuid4()}"
     with _connected(workers.scheduler) as client:
-        client.register_plugin(Holder(scorer), name=plugin)
         try:
+            _load(client, Holder(scorer), plugin)
             yield Cluster(client, plugin, workers.timeout)
         finally:
             client.unregister_worker_plugin(plugin)
+
+
+def _load(client: Any, holder: Holder, plugin: str) -> None:
+    try:
+        client.register_plugin(holder, name=plugin)
+    except CommClosedError:
+        raise UserError(
+            "a worker of Dask died while it loaded the model, most often for want of memory; its own"
+            " output may say why. Start the search again when all workers are up."
+        ) from None
 
 
 @contextmanager
