@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tiny_models import ORIGINAL_LENGTH, build
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from longrope import configuration, plan
 from longrope.corpora import TokenStore
 from longrope.errors import UserError
 from longrope.factors import RopeFactors
@@ -323,19 +322,15 @@ def test_within_the_window_the_pretrained_embedding_is_taken_where_it_is_as_good
 # Settings -----------------------------------------------------------------------------------------
 
 
-def planned(folder, **changes):
-    settings = workflow_files.settings()
-    settings["extension"][0]["finetune"] |= changes
-    return plan.build(configuration.parse(settings, source="small.yaml"), folder)
-
-
 def test_mixed_windows_are_in_the_digest_and_their_absence_is_not(tmp_path):
     workflow_files.write_experiment(tmp_path)
-    (plain,) = planned(tmp_path).of("finetune")
+    (plain,) = workflow_files.planned(tmp_path).of("finetune")
     assert "mixed_window" not in plain.settings
     assert "short_tokens" not in plain.inputs
     for fraction in (0.3, 0.5):
-        (node,) = planned(tmp_path, mixed_window={"short_fraction": fraction}).of("finetune")
+        (node,) = workflow_files.planned(tmp_path, mixed_window={"short_fraction": fraction}).of(
+            "finetune"
+        )
         assert node.settings["mixed_window"] == {"short_fraction": fraction}
         assert node.inputs["short_tokens"] is node.inputs["tokens"]
         assert node.digest != plain.digest
@@ -345,14 +340,14 @@ def test_pieces_may_come_from_documents_of_their_own(tmp_path):
     workflow_files.write_experiment(tmp_path)
     ref = workflow_files.settings()["search"]["documents"]
     mixed = {"short_fraction": 0.3, "documents": ref}
-    (node,) = planned(tmp_path, mixed_window=mixed).of("finetune")
+    (node,) = workflow_files.planned(tmp_path, mixed_window=mixed).of("finetune")
     assert node.inputs["short_tokens"] is not node.inputs["tokens"]
     mixed["documents"] = ref | {"corpus": "elsewhere"}
     with pytest.raises(UserError, match=r"mixed_window\.documents: corpus 'elsewhere'"):
-        planned(tmp_path, mixed_window=mixed)
+        workflow_files.planned(tmp_path, mixed_window=mixed)
 
 
 def test_rows_that_cannot_be_cut_into_pieces_are_refused_before_anything_is_planned(tmp_path):
     workflow_files.write_experiment(tmp_path)
     with pytest.raises(UserError, match="must divide the 100 tokens of a row"):
-        planned(tmp_path, mixed_window={"short_fraction": 0.3}, text_length=100)
+        workflow_files.planned(tmp_path, mixed_window={"short_fraction": 0.3}, text_length=100)

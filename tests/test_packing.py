@@ -15,7 +15,6 @@ from test_training import SETTINGS
 from tiny_models import ORIGINAL_LENGTH, build
 from tokenizers import Tokenizer, models
 
-from longrope import configuration, plan
 from longrope.errors import UserError
 from longrope.factors import RopeFactors
 from longrope.models import geometry
@@ -248,16 +247,10 @@ def test_too_little_data_is_refused_before_the_model_is_read(stage, monkeypatch)
 # Settings -----------------------------------------------------------------------------------------
 
 
-def planned(folder, **changes):
-    settings = workflow_files.settings()
-    settings["extension"][0]["finetune"] |= changes
-    return plan.build(configuration.parse(settings, source="small.yaml"), folder)
-
-
 def test_packing_is_in_the_digest_and_its_absence_is_not(tmp_path):
     workflow_files.write_experiment(tmp_path)
-    (plain,) = planned(tmp_path, pack_documents=False).of("finetune")
-    (node,) = planned(tmp_path, pack_documents=True).of("finetune")
+    (plain,) = workflow_files.planned(tmp_path, pack_documents=False).of("finetune")
+    (node,) = workflow_files.planned(tmp_path, pack_documents=True).of("finetune")
     assert "pack_documents" not in plain.settings
     assert node.settings == plain.settings | {"pack_documents": True}
 
@@ -271,5 +264,5 @@ def test_packing_is_in_the_digest_and_its_absence_is_not(tmp_path):
 )
 def test_packing_goes_with_mixed_windows_and_with_skipped_positions(tmp_path, other):
     workflow_files.write_experiment(tmp_path)
-    (node,) = planned(tmp_path, pack_documents=True, **other).of("finetune")
+    (node,) = workflow_files.planned(tmp_path, pack_documents=True, **other).of("finetune")
     assert node.settings["pack_documents"] is True

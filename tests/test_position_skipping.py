@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import ORIGINAL_LENGTH, build
 
-from longrope import configuration, plan
 from longrope.errors import UserError
 from longrope.models import geometry
 from longrope.pieces import attention_within_pieces
@@ -94,17 +93,13 @@ def test_a_row_is_trained_on_at_its_positions(tmp_path):
 # Settings -----------------------------------------------------------------------------------------
 
 
-def planned(folder, **changes):
-    settings = workflow_files.settings()
-    settings["extension"][0]["finetune"] |= changes
-    return plan.build(configuration.parse(settings, source="small.yaml"), folder)
-
-
 def test_skipping_is_in_the_digest_and_its_absence_is_not(tmp_path):
     workflow_files.write_experiment(tmp_path)
     target = workflow_files.settings()["extension"][0]["target_length"]
-    (plain,) = planned(tmp_path, text_length=target // 2).of("finetune")
-    (node,) = planned(tmp_path, text_length=target // 2, position_skipping=True).of("finetune")
+    (plain,) = workflow_files.planned(tmp_path, text_length=target // 2).of("finetune")
+    (node,) = workflow_files.planned(tmp_path, text_length=target // 2, position_skipping=True).of(
+        "finetune"
+    )
     assert "position_skipping" not in plain.settings
     assert node.settings == plain.settings | {"position_skipping": True}
 
@@ -112,4 +107,4 @@ def test_skipping_is_in_the_digest_and_its_absence_is_not(tmp_path):
 def test_rows_of_the_target_length_have_nothing_to_skip_and_are_refused(tmp_path):
     workflow_files.write_experiment(tmp_path)
     with pytest.raises(UserError, match=r"set finetune\.text_length below it"):
-        planned(tmp_path, position_skipping=True)
+        workflow_files.planned(tmp_path, position_skipping=True)

@@ -17,7 +17,7 @@ from test_parallel_training import write_store
 from test_training import SETTINGS, encode, mix, write_tokens
 from tiny_models import build
 
-from longrope import configuration, nodes, plan
+from longrope import nodes
 from longrope.corpora import TokenStore
 from longrope.errors import UserError
 from longrope.factors import RopeFactors
@@ -175,16 +175,11 @@ def test_documents_that_are_too_short_to_watch_are_refused(tokens):
         )
 
 
-def planned(folder, **finetune):
-    settings = workflow_files.settings()
-    settings["extension"][0]["finetune"].update(finetune)
-    return plan.build(configuration.parse(settings, source="small.yaml"), folder)
-
-
 def test_watching_is_in_no_digest_and_its_documents_reach_the_node(tmp_path):
     workflow_files.write_experiment(tmp_path)
     documents = {"corpus": "words", "split": "test"}
-    alone, watched = planned(tmp_path), planned(tmp_path, watch={"documents": documents})
+    alone = workflow_files.planned(tmp_path)
+    watched = workflow_files.planned(tmp_path, watch={"documents": documents})
     (before,), (node,) = alone.of("finetune"), watched.of("finetune")
     assert node.key == before.key and node.settings == before.settings
     assert node.runtime["watch"] == {"every_steps": 50, "num_documents": 2}
@@ -199,4 +194,6 @@ def test_watching_is_in_no_digest_and_its_documents_reach_the_node(tmp_path):
 def test_a_corpus_to_watch_that_is_nowhere_is_refused(tmp_path):
     workflow_files.write_experiment(tmp_path)
     with pytest.raises(UserError, match=r"watch\.documents: corpus 'elsewhere'"):
-        planned(tmp_path, watch={"documents": {"corpus": "elsewhere", "split": "test"}})
+        workflow_files.planned(
+            tmp_path, watch={"documents": {"corpus": "elsewhere", "split": "test"}}
+        )

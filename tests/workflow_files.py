@@ -7,6 +7,7 @@ import yaml
 from tiny_models import build
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from longrope import configuration, plan
 from longrope.prompts import FILLER, INTRODUCTION, NEEDLE, QUESTION
 
 WORDS = [
@@ -124,3 +125,10 @@ def write_experiment(folder: Path) -> Path:
 def settings() -> dict:
     """Return the configuration as a mapping, to be changed and written again."""
     return yaml.safe_load(CONFIG)
+
+
+def planned(folder: Path, **finetune: object) -> plan.Plan:
+    """Return the plan of an experiment written to a folder, after changes of its fine-tuning."""
+    changed = settings()
+    changed["extension"][0]["finetune"] |= finetune
+    return plan.build(configuration.parse(changed, source="small.yaml"), folder)
