@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
 from longrope.corpora import TokenStore
 from longrope.errors import UserError
-from longrope.prompts import Encode, build_prompt, classic_filler, draw_key
+from longrope.prompts import build_prompt, classic_filler, draw_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,16 +107,16 @@ class Chunks(Dataset[dict[str, torch.Tensor]]):
     Where documents are packed, a token attends to all before it in its row, those of other documents too.
     """
 
-    def __init__(self, store: TokenStore, encode: Encode, mix: Mix) -> None:
+    def __init__(self, store: TokenStore, tokenizer: Tokenizer, mix: Mix) -> None:
         """Find the rows.
 
         Raises:
             UserError: if the documents fill fewer rows than a batch has.
         """
-        self._encode = encode
+        self._tokenizer = tokenizer
         self._mix = mix
         self._rows = _packed(store, mix) if mix.packed else _Whole(store, mix)
-        self._classic = classic_filler(encode, mix.text_length)
+        self._classic = classic_filler(tokenizer, mix.text_length)
         if len(self._rows) < mix.batch_size:
             remedy = (
                 "name more" if mix.packed else "set finetune.pack_documents true, name longer ones"
@@ -147,8 +148,8 @@ class Chunks(Dataset[dict[str, torch.Tensor]]):
     def _prompt(self, index: int, generator: np.random.Generator) -> NDArray[np.int64]:
         classic = generator.random() < 0.5
         prompt = build_prompt(
-            self._encode,
-            self._classic if classic else self._text(index),
+            self._tokenizer,
+            self._classic if classic else self._tokenizer.decode(self._text(index).tolist()),
             length=self._mix.text_length,
             # Both ends get a share of their own, or a needle right at one would never be trained on.
             depth=float(np.clip(generator.uniform(-0.1, 1.1), 0.0, 1.0)),

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from characters import WRITTEN, character_tokenizer
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from searches import SETTINGS
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from longrope import prompts
 from longrope.corpora import Text as Document
@@ -38,31 +38,24 @@ ALL_OF_LONGROPE2 = {
 }
 
 
-CHARACTERS = [chr(code) for code in range(32, 127)] + ["\n"]
-"""one token each: 96, and the random models have 97"""
-
-
 @pytest.fixture
 def tokenizer(tmp_path):
     """A model folder whose tokenizer has a token a character."""
-    vocabulary = {character: index for index, character in enumerate(CHARACTERS)}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="~"))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     folder = tmp_path / "characters"
     folder.mkdir()
-    made.save(str(folder / "tokenizer.json"))
+    character_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
 
 
 def stretches(count, length=400):
     """Return stretches of tildes."""
-    filler = np.full(length, CHARACTERS.index("~"), dtype=np.int64)
+    filler = np.full(length, WRITTEN.index("~"), dtype=np.int64)
     return [Text(filler, {"document": index, "begin": 0, "end": length}) for index in range(count)]
 
 
 def written(tokens):
     """Return the characters of tokens."""
-    return "".join(CHARACTERS[token] for token in tokens)
+    return "".join(WRITTEN[token] for token in tokens)
 
 
 def test_a_needle_is_a_prompt_of_the_stretchs_length_in_its_own_text(tokenizer):
@@ -142,7 +135,7 @@ def stage(llama, tokenizer, tmp_path):
         update={"attention_scale": 1.25}
     )
     tuned.save(tmp_path / "model" / "factors.json")
-    encoder = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    encoder = character_tokenizer()
     documents = [Document(f"book {n}", f"{n} little words " * 60) for n in range(2)]
     (tmp_path / "tokens").mkdir()
     write_store(tmp_path / "tokens", documents, encoder, 97)

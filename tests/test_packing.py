@@ -8,6 +8,7 @@ import parallel_runs
 import pytest
 import torch
 import workflow_files
+from characters import character_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from test_mixed_window import mix, write_documents
@@ -28,12 +29,11 @@ from longrope.training_data import Chunks, Mixed, Skipped, Windows
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
 
 
-def encode(text):
-    return [2 + ord(letter) % 90 for letter in text]
+TOKENIZER = character_tokenizer(first=2, count=22_000)
 
 
 def packed(store, length=16, **changes):
-    return Chunks(store, encode, mix(length, packed=True, **changes))
+    return Chunks(store, TOKENIZER, mix(length, packed=True, **changes))
 
 
 def rows_of(chunks, num_rows):
@@ -117,7 +117,7 @@ def test_any_number_of_processes_trains_on_the_same_packed_rows_in_every_step(
 def test_passkeys_hide_in_packed_text_too(tmp_path):
     store = write_documents(tmp_path / "tokens", [50] * 20)
     chunks = packed(store, 300, passkey_fraction=1.0)
-    question = encode(QUESTION)
+    question = TOKENIZER.encode(QUESTION).ids
     rows = rows_of(chunks, 20)
     assert all(row[-6 - len(question) : -6] == question for row in rows)
     of_text = [row for row in rows if max(row) >= 1000]
@@ -174,7 +174,7 @@ def test_documents_that_do_not_fill_a_batch_are_refused(tmp_path, changes, sente
     # 86 tokens with BOS and EOS
     store = write_documents(tmp_path / "tokens", [10, 20, 20, 10, 16])
     with pytest.raises(UserError, match=re.escape(sentence)):
-        Chunks(store, encode, mix(40, **changes))
+        Chunks(store, TOKENIZER, mix(40, **changes))
     assert packed(store, 40, batch_size=2).num_available == 2
 
 

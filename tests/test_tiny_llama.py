@@ -24,14 +24,13 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def encode():
-    encoder = load_encoder(FOLDER)
-    return lambda text: encoder.encode(text, add_special_tokens=False).ids
+def tokenizer():
+    return load_encoder(FOLDER)
 
 
-def answers(model, encode, filler, length, depth, key):
+def answers(model, tokenizer, filler, length, depth, key):
     """Whether the unscaled model writes the whole key of one prompt."""
-    prompt = build_prompt(encode, filler, length=length, depth=depth, key=key)
+    prompt = build_prompt(tokenizer, filler, length=length, depth=depth, key=key)
     matches = greedy_matches(
         model,
         torch.from_numpy(prompt.tokens),
@@ -56,33 +55,32 @@ def test_as_many_pairs_turn_once_inside_its_window_as_in_llama2(model):
     assert own.mean() == pytest.approx(llama2.mean(), abs=1 / 32)
 
 
-def test_every_digit_is_a_token_and_text_survives_the_tokenizer(encode):
-    assert len(encode("48213")) == 5
-    encoder = load_encoder(FOLDER)
+def test_every_digit_is_a_token_and_text_survives_the_tokenizer(tokenizer):
+    assert len(tokenizer.encode("48213").ids) == 5
     text = "Chapter 12.\n\n  She said: \u201cno\u201d, caf\u00e9 \u4e2d"
-    assert encoder.decode(encoder.encode(text).ids) == text
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
 @pytest.mark.parametrize("filler", ["classic", "prose"])
-def test_it_answers_95_of_100_passkeys_inside_its_window(model, encode, filler):
+def test_it_answers_95_of_100_passkeys_inside_its_window(model, tokenizer, filler):
     # technical prose of our own, unlike the books it was trained on; a copy that never changes
-    prose = np.array(encode((ROOT / "tests" / "prose.txt").read_text()))
+    prose = (ROOT / "tests" / "prose.txt").read_text()
     generator = np.random.default_rng(7)
     right = 0
     for _ in range(100):
-        start = int(generator.integers(0, len(prose) - WINDOW))
-        irrelevant = classic_filler(encode, WINDOW) if filler == "classic" else prose[start:]
+        start = int(generator.integers(0, len(prose) - 8 * WINDOW))
+        irrelevant = classic_filler(tokenizer, WINDOW) if filler == "classic" else prose[start:]
         depth = float(generator.random())
-        right += answers(model, encode, irrelevant, WINDOW, depth, draw_key(generator))
+        right += answers(model, tokenizer, irrelevant, WINDOW, depth, draw_key(generator))
     assert right >= 95
 
 
-def test_unscaled_it_answers_no_passkey_at_eight_times_its_window(model, encode):
+def test_unscaled_it_answers_no_passkey_at_eight_times_its_window(model, tokenizer):
     generator = np.random.default_rng(7)
     length = 8 * WINDOW
     for depth in (0.0, 0.25, 0.5):
-        filler = classic_filler(encode, length)
-        assert not answers(model, encode, filler, length, depth, draw_key(generator))
+        filler = classic_filler(tokenizer, length)
+        assert not answers(model, tokenizer, filler, length, depth, draw_key(generator))
 
 
 def test_its_log_names_its_inputs_and_ends_with_its_figures():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from characters import character_tokenizer
 from safetensors.torch import load_file
 from tiny_models import build
 
@@ -38,8 +39,7 @@ SETTINGS = {
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
 
 
-def encode(text):
-    return [ord(letter) % 90 + 2 for letter in text]
+TOKENIZER = character_tokenizer(first=2, count=90)
 
 
 def write_tokens(folder):
@@ -70,7 +70,7 @@ def mix(**changes):
 
 
 def rows_of(tokens, **changes):
-    chunks = Chunks(TokenStore(tokens), encode, mix(**changes))
+    chunks = Chunks(TokenStore(tokens), TOKENIZER, mix(**changes))
     return [chunks[index]["input_ids"].tolist() for index in range(len(chunks))]
 
 
@@ -98,7 +98,7 @@ def test_the_order_depends_on_the_seed_alone(tokens):
 
 def test_passkey_rows_have_the_asked_share_and_end_with_the_key(tokens):
     rows = rows_of(tokens, passkey_fraction=0.5, num_rows=400, text_length=300, seed=2)
-    question = encode(QUESTION)
+    question = TOKENIZER.encode(QUESTION).ids
     prompts = [row for row in rows if row[-6 - len(question) : -6] == question]
     assert len(prompts) / 400 == pytest.approx(0.5, abs=0.08)
     answer = prompts[0][-5:]
@@ -128,14 +128,14 @@ def test_a_corpus_without_documents_long_enough_is_refused(tokens):
 
 
 def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(tokens, tmp_path):
-    rows = Chunks(TokenStore(tokens), encode, mix())
+    rows = Chunks(TokenStore(tokens), TOKENIZER, mix())
     with pytest.raises(UserError, match="micro_batch_size 3 times 1 devices must divide"):
         train(build("llama"), rows, SETTINGS, work=tmp_path / "w", micro_batch_size=3)
 
 
 def trained(tokens, work, **options):
     model = build("llama")
-    rows = Chunks(TokenStore(tokens), encode, mix())
+    rows = Chunks(TokenStore(tokens), TOKENIZER, mix())
     # micro-batches of 2 rows are accumulated to batches of 4
     found = train(model, rows, SETTINGS, work=work, **({"micro_batch_size": 2} | options))
     return model, found.log

@@ -9,12 +9,12 @@ Source: Shang et al. 2025, LongRoPE2 (arXiv:2502.20082): 7-digit keys in 10 book
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
-from longrope.prompts import Encode, build_prompt
+from longrope.prompts import build_prompt
 from longrope.search.workers import Text
 from longrope.tokenizers import load_encoder
 
@@ -33,23 +33,20 @@ def plant(stretches: Sequence[Text], tokenizer: Path, *, seed: int) -> list[Text
     Raises:
         UserError: if a stretch is too short for a prompt without filler.
     """
-    encoder: Any = load_encoder(tokenizer)
-
-    def encode(text: str) -> Sequence[int]:
-        return list(encoder.encode(text, add_special_tokens=False).ids)
-
+    encoder = load_encoder(tokenizer)
     generator = np.random.default_rng(seed)
     parts = generator.permutation(len(stretches))
     depths = (parts + generator.random(len(stretches))) / len(stretches)
     return [
-        _planted(stretch, encode, round(float(depth), 6), int(generator.integers(*KEY_RANGE)))
+        _planted(stretch, encoder, round(float(depth), 6), int(generator.integers(*KEY_RANGE)))
         for stretch, depth in zip(stretches, depths, strict=True)
     ]
 
 
-def _planted(stretch: Text, encode: Encode, depth: float, number: int) -> Text:
+def _planted(stretch: Text, tokenizer: Tokenizer, depth: float, number: int) -> Text:
     length = len(stretch.tokens)
-    prompt = build_prompt(encode, stretch.tokens, length=length, depth=depth, key=number)
+    filler = tokenizer.decode(stretch.tokens.tolist())
+    prompt = build_prompt(tokenizer, filler, length=length, depth=depth, key=number)
     key = {**stretch.key, "kind": "needle", "depth": depth, "number": number}
     # the wording and the tokenizer decide the tokens too
     key["tokens"] = _digest(prompt.tokens)

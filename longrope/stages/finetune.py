@@ -128,13 +128,9 @@ def _write_lines(path: Path, entries: Sequence[dict[str, Any]]) -> None:
 def _rows(settings: Settings, inputs: Inputs, factors: RopeFactors) -> Dataset[dict[str, Tensor]]:
     """Return the rows of the run: text and passkeys, with skipped positions or between short pieces."""
     seed = settings["seed"]
-    encoder = load_encoder(inputs["tokenizer"].path)
-
-    def encode(text: str) -> Sequence[int]:
-        return list(encoder.encode(text, add_special_tokens=False).ids)
-
+    tokenizer = load_encoder(inputs["tokenizer"].path)
     mix = _mix(settings, model_folder(inputs["model"]))
-    chunks = Chunks(TokenStore(inputs["tokens"].path), encode, mix)
+    chunks = Chunks(TokenStore(inputs["tokens"].path), tokenizer, mix)
     rows: Dataset[dict[str, Tensor]] = chunks
     if settings.get("position_skipping"):
         rows = Skipped(rows, factors.target_length, seed)

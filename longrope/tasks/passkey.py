@@ -4,7 +4,6 @@ A trial is right if greedy decoding gives the whole key. Greedy decoding gives i
 token is the most likely one after the tokens before it, so one pass over prompt and answer decides.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,26 +23,23 @@ def evaluate(
     subject: Subject, settings: Settings, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
     """Return one row per length and depth: how many trials, how many right."""
-    encoder = load_encoder(inputs["tokenizer"].path)
+    tokenizer = load_encoder(inputs["tokenizer"].path)
     memory = score_memory(
         inputs["model"], inputs["tokenizer"], settings["dtype"], runtime, task="passkey"
     )
-
-    def encode(text: str) -> Sequence[int]:
-        return list(encoder.encode(text, add_special_tokens=False).ids)
 
     depths = np.linspace(0, 1, settings["num_depths"]).tolist()
     cells = [(length, depth) for length in settings["lengths"] for depth in depths]
     rows = []
     for length, depth in tqdm(cells, desc="passkey", unit="cell", mininterval=1.0):
-        filler = classic_filler(encode, length)
+        filler = classic_filler(tokenizer, length)
         correct = 0
         for trial in range(settings["num_trials"]):
             generator = np.random.default_rng(
                 [settings["seed"], length, round(1000 * depth), trial]
             )
             prompt = build_prompt(
-                encode, filler, length=length, depth=depth, key=draw_key(generator)
+                tokenizer, filler, length=length, depth=depth, key=draw_key(generator)
             )
             correct += _answered(subject, prompt.tokens, prompt.num_answer_tokens, memory, runtime)
         rows.append(

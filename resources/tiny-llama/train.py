@@ -137,13 +137,13 @@ def train_tokenizer(texts: dict[str, str], out: Path) -> PreTrainedTokenizerFast
 class Rows:
     """Draws training rows of books, passkey prompts and repeats from one seeded generator."""
 
-    def __init__(self, documents: list[np.ndarray], encode, seed: int) -> None:
+    def __init__(self, documents: list[np.ndarray], tokenizer: Tokenizer, seed: int) -> None:
         self.documents = documents
         self.weights = np.array([len(d) for d in documents], dtype=float)
         self.weights /= self.weights.sum()
-        self.encode = encode
+        self.tokenizer = tokenizer
         self.generator = np.random.default_rng(seed)
-        self.classic = classic_filler(encode, 4 * WINDOW)
+        self.classic = classic_filler(tokenizer, 4 * WINDOW)
 
     def book(self, length: int) -> np.ndarray:
         """Return a random stretch of a random book."""
@@ -154,11 +154,11 @@ class Rows:
     def passkey(self, length: int) -> Prompt:
         """Return a passkey prompt; without its introduction where the length leaves no room for it."""
         if self.generator.random() < 0.5:
-            filler = self.classic[self.generator.integers(0, WINDOW) :]
+            filler = self.classic[self.generator.integers(0, len(FILLER)) :]
         else:
-            filler = self.book(length)
+            filler = self.tokenizer.decode(self.book(length))
         return build_prompt(
-            self.encode,
+            self.tokenizer,
             filler,
             length=length,
             depth=float(self.generator.random()),
@@ -210,9 +210,9 @@ def recall(model, rows: Rows, trials: int, length: int, classic: bool) -> int:
     """Return how many of `trials` prompts are answered greedily and completely."""
     correct = 0
     for _ in range(trials):
-        filler = rows.classic if classic else rows.book(length)
+        filler = rows.classic if classic else rows.tokenizer.decode(rows.book(length))
         prompt = build_prompt(
-            rows.encode,
+            rows.tokenizer,
             filler,
             length=length,
             depth=float(rows.generator.random()),
@@ -300,8 +300,8 @@ def main() -> None:
     def encode(text: str) -> list[int]:
         return fast.encode(text, add_special_tokens=False).ids
 
-    rows = Rows([np.array(encode(t)) for t in train.values()], encode, arguments.seed)
-    test_rows = Rows(rows.documents, encode, arguments.seed + 1)
+    rows = Rows([np.array(encode(t)) for t in train.values()], fast, arguments.seed)
+    test_rows = Rows(rows.documents, fast, arguments.seed + 1)
     test_rows.documents = [np.array(encode(t)) for t in held_out.values()]
     test_rows.weights = np.full(len(held_out), 1 / len(held_out))
     books = {name: np.array(encode(text)) for name, text in held_out.items()}
