@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from longrope.errors import UserError
+from longrope.errors import UserError, refusals_explained
 from longrope.verbs import accept, estimate, factors, keep, look, run, search
 
 GROUPS = (run, search, look, estimate, factors, accept, keep)
@@ -15,7 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code: 0, or 1 after one sentence on standard error."""
     options = _parser().parse_args(arguments)
     try:
-        options.verb(options)
+        with refusals_explained():
+            options.verb(options)
     except UserError as error:
         print(f"longrope: error: {error}", file=sys.stderr)
         return 1

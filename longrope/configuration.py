@@ -1,7 +1,10 @@
 """Reading a configuration file, and explaining in one sentence what is wrong with it."""
 
 import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -11,8 +14,12 @@ from longrope.errors import UserError
 from longrope.settings.config import Config
 
 
-def load(path: Path) -> Config:
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read and check a configuration file.
+
+    Args:
+        path: of the YAML file.
+        overrides: `key=value`, laid over the file as Snakemake lays its --config over it.
 
     Raises:
         UserError: naming the file and the first wrong key, with a suggestion for a misspelt one.
@@ -21,9 +28,12 @@ def load(path: Path) -> Config:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"configuration {path} does not exist; give a YAML file.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = " ".join(str(error).split())
         raise UserError(f"configuration {path} is not valid YAML: {where}.") from None
+    if overrides and isinstance(raw, dict):
+        raw = _laid_over(raw, parse_overrides(overrides))
+        return parse(raw, source=f"{path} with --config")
     return parse(raw, source=str(path))
 
 
@@ -35,6 +45,60 @@ def parse(raw: object, *, source: str) -> Config:
         return Config.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{source}: {_explain(error)}") from None
+
+
+# Overrides ----------------------------------------------------------------------------------------
+
+
+_KEY = re.compile(r"[a-zA-Z_][\w-]*\w")
+
+
+def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of `key=value` texts; a value is read as Snakemake reads it.
+
+    It is an integer, a number, True or False, or else YAML, such as `search={num_documents: 2}`, whose
+    scalars are texts: the settings read them.
+
+    Raises:
+        UserError: if a text is not of that form.
+    """
+    settings: dict[str, Any] = {}
+    for entry in entries:
+        key, sign, value = entry.partition("=")
+        if not sign or not _KEY.fullmatch(key):
+            raise UserError(f"--config takes settings as key=value, got {entry!r}.")
+        settings = _laid_over(settings, {key: _value(value.strip("'\""))})
+    return settings
+
+
+def _value(text: str) -> Any:
+    if not text:
+        return None
+    readers: tuple[Callable[[str], Any], ...] = (int, float, _TRUTH.__getitem__, _yaml)
+    for read in readers:
+        try:
+            return read(text)
+        except (ValueError, KeyError, yaml.YAMLError):
+            continue
+    return text
+
+
+_TRUTH = {"True": True, "False": False}
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  # makes texts, lists and mappings only
+
+
+def _laid_over(settings: Any, over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings after those laid over them, mapping by mapping."""
+    result = dict(settings) if isinstance(settings, Mapping) else {}
+    for key, value in over.items():
+        result[key] = _laid_over(result.get(key), value) if isinstance(value, Mapping) else value
+    return result
+
+
+# Explaining ---------------------------------------------------------------------------------------
 
 
 _WORDINGS = {

@@ -169,6 +169,10 @@ def _next_batch(batches: Iterator[Any], path: Path, row: int) -> Any | None:
     try:
         return next(batches, None)
     except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        if (
+            isinstance(error, OSError) and error.errno
+        ):  # the system's, which say nothing of the data
+            raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is damaged after row {row}: {reason}; fetch it again.") from None
 

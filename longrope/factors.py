@@ -11,9 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from longrope.errors import UserError
+from longrope.store import reading
 
 
 class RopeFactors(BaseModel):
@@ -64,8 +65,8 @@ class RopeFactors(BaseModel):
     def read(cls, path: Path) -> Self:
         """Read what `save` wrote; raises UserError naming the file if it is not that."""
         try:
-            return cls.model_validate_json(path.read_text())
-        except (OSError, ValidationError) as error:
+            return cls.model_validate_json(reading.read_text(path))
+        except (*reading.ABSENT, ValueError) as error:
             raise UserError(f"{path} is not a factors file: {error}.") from None
 
 
@@ -102,8 +103,8 @@ class FactorTable(BaseModel):
     def read(cls, path: Path) -> Self:
         """Read what `save` wrote; raises UserError naming the file if it is not that."""
         try:
-            return cls.model_validate_json(path.read_text())
-        except (OSError, ValidationError) as error:
+            return cls.model_validate_json(reading.read_text(path))
+        except (*reading.ABSENT, ValueError) as error:
             raise UserError(f"{path} is not a factor table: {error}.") from None
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from longrope.nodes import KINDS
 from longrope.results import PlanFile, PlanNode, nodes_of, read_json, table_note
+from longrope.store import reading
 
 COMMIT_CHARACTERS = 7
 PACKAGES = ("longrope", "torch", "transformers", "lm-eval")
@@ -90,7 +91,7 @@ def behind(plan: PlanFile, product: Product) -> list[tuple[str, PlanNode]]:
 
 def finished(plan: PlanFile, store: Path) -> set[str]:
     """Return the keys of the nodes that are done."""
-    return {key for key in plan["nodes"] if (store / key / "DONE").is_file()}
+    return {key for key in plan["nodes"] if reading.is_file(store / key / "DONE")}
 
 
 # What made them ---------------------------------------------------------------------------------
@@ -102,7 +103,7 @@ def made_by(folder: Path) -> dict[str, Any]:
     A node may have no manifest: one that nothing new needs can be deleted, and tables stay.
     """
     path = folder / "manifest.json"
-    manifest = read_json(path) if path.is_file() else {}
+    manifest = read_json(path) if reading.is_file(path) else {}
     versions, git = manifest.get("versions") or {}, manifest.get("git") or {}
     commit = (git.get("commit") or "")[:COMMIT_CHARACTERS]
     told = {name: manifest.get(name) or "" for name in ("finished", "machine", "device", "host")}

@@ -9,10 +9,12 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from longrope.store import reading
 from longrope.store.identity import digest
 
 
@@ -23,7 +25,7 @@ class ScoreMemory:
         self._folder = root / digest(context)[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, Any] = {}
-        for path in sorted(self._folder.glob("*.jsonl")):
+        for path in reading.entries(self._folder, "*.jsonl"):
             self._known.update(_complete_lines(path))
         writer = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.jsonl"
         self._path = self._folder / writer
@@ -36,8 +38,9 @@ class ScoreMemory:
     def _label(self, context: Mapping[str, Any]) -> None:
         """Say what the scores are of: `gc` keeps a memory as long as a node may ask it."""
         label = self._folder / "context.json"
-        if not label.is_file():
-            scratch = label.with_name(f".{label.name}.{os.getpid()}")
+        if not reading.is_file(label):
+            # Processes of several hosts may come here at once, with equal process numbers.
+            scratch = label.with_name(f".{label.name}.{uuid.uuid4().hex}")
             scratch.write_text(json.dumps(context, indent=1) + "\n")
             scratch.replace(label)
 
@@ -62,7 +65,7 @@ class ScoreMemory:
 
 def _complete_lines(path: Path) -> dict[str, Any]:
     known: dict[str, Any] = {}
-    for line in path.read_bytes().splitlines(keepends=True):
+    for line in reading.read_bytes(path).splitlines(keepends=True):
         if line.endswith(b"\n"):
             with contextlib.suppress(ValueError, TypeError):
                 name, value = json.loads(line)

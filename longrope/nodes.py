@@ -5,12 +5,13 @@ digest is the sha256 of that as canonical JSON, and its directory is `results/{k
 """
 
 import json
-import os
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from longrope.store import reading
 from longrope.store.identity import DIGEST_CHARACTERS, canonical, digest
 
 KINDS = ("fetch", "tokenize", "search", "finetune", "readjust", "evaluate")
@@ -180,9 +181,9 @@ def read(path: Path) -> Plan:
 def write_if_changed(plan: Plan, path: Path) -> None:
     """Write the plan's JSON unless the file already holds it, so that its time means a new plan."""
     text = plan.to_json()
-    if path.is_file() and path.read_text() == text:
+    if reading.is_file(path) and reading.read_text(path) == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     scratch.write_text(text)
     scratch.replace(path)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from longrope.errors import UserError
+from longrope.errors import UserError, refusals_explained
+from longrope.store import reading
 
 
 class PlanNode(TypedDict):
@@ -61,7 +62,8 @@ def on_all_documents(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        with refusals_explained():
+            return parse(reading.read_text(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); run snakemake again.") from None
 

@@ -17,6 +17,7 @@ from longrope.nodes import Raw
 from longrope.packages import Catalogue
 from longrope.settings.config import Config
 from longrope.settings.sources import HubSource, LocalSource, ModelShape, PackageSource
+from longrope.store import reading
 from longrope.store.files import RawFiles
 
 MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model")
@@ -72,12 +73,13 @@ class Sources:
             raise UserError(
                 f"model.path: {folder} has no config.json; give a folder saved by transformers."
             )
-        if not list(folder.glob("*.safetensors")):
+        if not reading.entries(folder, "*.safetensors"):
             raise UserError(
                 f"model.path: {folder} has no safetensors file; convert the weights with transformers' "
                 "save_pretrained, since pickled weights are never loaded."
             )
-        names = sorted({p.name for pattern in MODEL_FILES for p in folder.glob(pattern)})
+        found = [path for pattern in MODEL_FILES for path in reading.entries(folder, pattern)]
+        names = sorted({path.name for path in found})
         return Raw(model.path, {name: self.raw_files.digest(folder / name) for name in names})
 
     def shape(self) -> dict[str, object]:
@@ -147,8 +149,22 @@ class Sources:
         )
 
     def _matches(self, pattern: str) -> list[str]:
+        self._require_listable(pattern)
         names = glob.iglob(pattern, root_dir=self.root, recursive=True)
-        return [Path(name).as_posix() for name in names if (self.root / name).is_file()]
+        return [Path(name).as_posix() for name in names if reading.is_file(self.root / name)]
+
+    def _require_listable(self, pattern: str) -> None:
+        """Raise OSError for a folder that a pattern looks into and the system does not let be listed.
+
+        `glob` would leave out its files without a word.
+        """
+        parts = Path(pattern).parts
+        for depth, part in enumerate(parts):
+            if glob.has_magic(part):
+                # As a pattern of folders only, `**` stands for all those below too.
+                upper = Path(*parts[: depth + (part == "**")])
+                for folder in glob.iglob(f"{upper}/", root_dir=self.root, recursive=True):
+                    reading.entries(self.root / folder)
 
     def _package_documents(self, name: str, source: PackageSource, split: str) -> dict[str, object]:
         catalogue = self._catalogue(source.catalogue)

@@ -11,7 +11,7 @@ from typing import Any
 
 from longrope.history import Difference, differences
 from longrope.nodes import Node, Plan
-from longrope.store import gc
+from longrope.store import gc, reading
 from longrope.store.identity import canonical
 
 STATES = ("done", "running", "stale", "missing")
@@ -42,7 +42,7 @@ def survey(plan: Plan, store: Path) -> dict[str, Standing]:
 
 
 def _standing(node: Node, store: Path, earlier: "_Earlier", held: set[str]) -> Standing:
-    if (store / node.key / "DONE").is_file():
+    if reading.is_file(store / node.key / "DONE"):
         return Standing("done", _manifest(store / node.key))
     if node.key in held:
         return Standing("running")
@@ -71,22 +71,22 @@ class _Earlier:
         found = [
             path / "manifest.json"
             for path in self._kinds[node.kind].get(node.label, [])
-            if (path / "DONE").is_file() and (path / "manifest.json").is_file()
+            if all(reading.is_file(path / mark) for mark in ("DONE", "manifest.json"))
         ]
         return max(found, key=os.path.getmtime).parent if found else None
 
     def _by_label(self, folder: Path) -> Mapping[str, list[Path]]:
         labels: defaultdict[str, list[Path]] = defaultdict(list)
-        for path in folder.iterdir() if folder.is_dir() else []:
+        for path in reading.entries(folder):
             labels[path.name.rpartition("-")[0]].append(path)
         return labels
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
-    """Return a manifest; an unreadable one is empty here, and `longrope verify` names it."""
+    """Return a manifest; what is none is empty here, and `longrope verify` names it."""
     try:
-        manifest: dict[str, Any] = json.loads((directory / "manifest.json").read_text())
+        manifest: dict[str, Any] = json.loads(reading.read_text(directory / "manifest.json"))
         whole = isinstance(manifest["node"], dict) and isinstance(manifest["files"], dict)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (*reading.ABSENT, ValueError, KeyError, TypeError):
         return {}
     return manifest if whole else {}

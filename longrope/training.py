@@ -38,6 +38,7 @@ from longrope.parallel import (
 from longrope.pieces import Packed, attention_within_pieces
 from longrope.rotary import LongRopeRotary
 from longrope.settings.training import ParallelSettings
+from longrope.store import modes, reading
 from longrope.tiling import activations_in_main_memory, return_summed_loss
 
 DEFAULT = ParallelSettings.model_validate({})
@@ -98,6 +99,7 @@ def train(
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Progress())
+    trainer.add_callback(_SharedCheckpoints())
     with attention_within_pieces(rotary, attention) if rotary else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=last_checkpoint(folder, layout))
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -203,6 +205,14 @@ class _Progress(ProgressCallback):
             self.training_bar = bar
 
 
+class _SharedCheckpoints(TrainerCallback):
+    """Lets whoever shares the store resume: safetensors creates files for their owner alone."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            modes.share(Path(args.output_dir))
+
+
 def _options(
     settings: Mapping[str, Any], layout: Layout, parallel: ParallelSettings, micro_batch_size: int
 ) -> dict[str, Any]:
@@ -255,13 +265,12 @@ def _recipe(settings: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
 def last_checkpoint(work: Path, layout: Layout | None = None) -> str | None:
     """Return the newest complete checkpoint; the first process removes those a kill left half-written."""
     complete: dict[int, Path] = {}
-    for folder in work.glob("checkpoint-*"):
+    for folder in reading.entries(work, "checkpoint-*"):
         try:
             # The Trainer writes its state last.
-            complete[json.loads((folder / "trainer_state.json").read_text())["global_step"]] = (
-                folder
-            )
-        except (OSError, ValueError):
+            state = json.loads(reading.read_text(folder / "trainer_state.json"))
+            complete[state["global_step"]] = folder
+        except (*reading.ABSENT, ValueError, KeyError, TypeError):
             if layout is None or layout.rank == 0:
                 shutil.rmtree(folder)
     return str(complete[max(complete)]) if complete else None

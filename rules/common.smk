@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from longrope import configuration, cost, nodes, plan as planning
-from longrope.errors import UserError
+from longrope.errors import UserError, refusals_explained
 from longrope.hardware import read_machine
 from longrope.shapes import Shape
 from longrope.store.files import RawFiles
@@ -22,9 +22,10 @@ def build_plan():
     """Return the plan of the configuration; a user's mistake ends in one sentence."""
     source = ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
     try:
-        settings = configuration.parse(dict(config), source=source)
-        files = RawFiles(Path(STORE, ".raw-files.json"))
-        return planning.build(settings, Path.cwd(), files)
+        with refusals_explained():
+            settings = configuration.parse(dict(config), source=source)
+            files = RawFiles(Path(STORE, ".raw-files.json"))
+            return planning.build(settings, Path.cwd(), files)
     except UserError as error:
         raise WorkflowError(str(error)) from None
 

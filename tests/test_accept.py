@@ -166,7 +166,7 @@ def test_a_broken_file_of_accepted_code_is_named_by_every_verb(package):
         done = longrope(package, *arguments)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
-        assert f"{package / 'accepted.json'} cannot be read" in done.stderr
+        assert f"{package / 'accepted.json'} is not JSON" in done.stderr
 
 
 @pytest.mark.parametrize("config", ["config.yaml", "llama2-7b.yaml"])

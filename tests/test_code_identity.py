@@ -156,8 +156,8 @@ ENTRY = {"of": "search", "stands_for": "0" * 16}
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("{", "cannot be read"),
-        ("\xff", "cannot be read"),
+        ("{", "is not JSON"),
+        ("\xff", "is not JSON"),
         ("[]", "it should map a code identity"),
         (json.dumps({"main": ENTRY}), "entry 'main' should map"),
         (json.dumps({"a" * 16: "0" * 16}), "should map"),

@@ -158,7 +158,7 @@ DAMAGES = {
     "table.json has another checksum": lambda final: flip(final / "table.json"),
     "part/data.bin is missing or has another size": lambda final: truncate(final / "part/data.bin"),
     "table.json is missing or has another size": lambda final: (final / "table.json").unlink(),
-    "manifest.json is missing or unreadable": lambda final: (final / "manifest.json").unlink(),
+    "manifest.json is missing": lambda final: (final / "manifest.json").unlink(),
     "manifest.json has another checksum than DONE says": lambda final: (
         final / "manifest.json"
     ).write_text('{"files": {}}'),
@@ -183,7 +183,7 @@ def test_damage_is_named_set_aside_and_made_anew(tmp_path, reason):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}', '{"files": {"a": 1}}', "\xff"])
 def test_a_manifest_that_says_nothing_is_a_problem(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text, encoding="latin-1")
-    assert commit.problem(tmp_path) == "manifest.json is missing or unreadable"
+    assert commit.problem(tmp_path) == "manifest.json is not a manifest"
 
 
 def test_any_flipped_byte_of_any_file_is_a_problem(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope.errors import UserError
+from longrope.store import reading
 
 NAME = "accepted.json"
 IDENTITY = re.compile(r"[0-9a-f]{16}")
@@ -29,11 +30,11 @@ def read(package: Path) -> Accepted:
     """
     path = package / NAME
     try:
-        entries = json.loads(path.read_text(encoding="utf-8").strip() or "{}")
+        entries = json.loads(reading.read_text(path).strip() or "{}")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it from git.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); restore it from git.") from None
     wrong = _wrong(entries)
     if wrong is not None:
         raise UserError(

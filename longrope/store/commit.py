@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import threading
 import time
 import uuid
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from longrope.errors import UserError
+from longrope.store import modes, reading
 from longrope.store.identity import file_digest
 
 HEARTBEAT = 15.0
@@ -25,21 +27,36 @@ Facts = Callable[[], Mapping[str, object]]
 
 
 def problem(directory: Path, *, checksums: bool = True) -> str | None:
-    """Return why a committed directory does not match its manifest, or None if it does."""
+    """Return why a committed directory does not match its manifest, or None if it does.
+
+    Raises:
+        OSError: if the system refuses to read a file, which says nothing of its contents.
+    """
     try:
-        manifest = json.loads((directory / "manifest.json").read_text())
+        manifest = json.loads(reading.read_text(directory / "manifest.json"))
         files = {name: (at["size"], at["sha256"]) for name, at in manifest["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "manifest.json is missing or unreadable"
+    except (*reading.ABSENT, IsADirectoryError):
+        return "manifest.json is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "manifest.json is not a manifest"
     done = directory / "DONE"
-    if done.is_file() and done.read_bytes().strip() != _digest_line(directory).strip():
+    if reading.is_file(done) and reading.read_bytes(done).strip() != _digest_line(directory):
         return "manifest.json has another checksum than DONE says"
-    for name, (size, sha256) in files.items():
-        path = directory / name
-        if not path.is_file() or path.stat().st_size != size:
-            return f"{name} is missing or has another size"
-        if checksums and file_digest(path) != sha256:
-            return f"{name} has another checksum"
+    wrong = (
+        f"{name} {reason}"
+        for name, (size, sha256) in files.items()
+        if (reason := _mismatch(directory / name, size, sha256 if checksums else None))
+    )
+    return next(wrong, None)
+
+
+def _mismatch(path: Path, size: int, sha256: str | None) -> str | None:
+    """Return how a file differs from what its manifest says, or None; None as checksum skips it."""
+    found = reading.status(path)
+    if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != size:
+        return "is missing or has another size"
+    if sha256 is not None and file_digest(path) != sha256:
+        return "has another checksum"
     return None
 
 
@@ -56,9 +73,10 @@ def require_sound(store: Path, key: str) -> Path:
 
     Raises:
         UserError: if it is missing or damaged; what is damaged goes to the trash, to be made again.
+        OSError: if the system refuses to read it; then it stays where it is.
     """
     directory = store / key
-    if not directory.is_dir():
+    if not reading.is_folder(directory):
         raise UserError(f"{directory} is not there; run snakemake, which makes it first.")
     reason = problem(directory)
     if reason is not None:
@@ -168,7 +186,7 @@ def run(
             # A sound work directory is one whose commit was interrupted.
             if problem(work) is not None:
                 _compute(work, spec, compute, facts)
-            if not token.exists():
+            if reading.status(token) is None:
                 raise UserError(f"another process took {key} over meanwhile; run again.")
             _commit(store, work, final)
             return _mark_done(final)
@@ -193,7 +211,11 @@ def _compute(
     work.mkdir(parents=True, exist_ok=True)
     (work / "manifest.json").unlink(missing_ok=True)
     began = time.monotonic()
-    compute(work)
+    try:
+        compute(work)
+    finally:
+        # Also of a job that is cancelled, so that another user can go on with its work.
+        modes.share(work)
     seconds = time.monotonic() - began
     files = {
         str(path.relative_to(work)): {"size": path.stat().st_size, "sha256": file_digest(path)}
@@ -211,7 +233,7 @@ def _commit(store: Path, work: Path, final: Path) -> None:
     for path in sorted(work.glob("_*")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists() and any(final.iterdir()):
+    if reading.entries(final):
         to_trash(store, final)
     # Snakemake makes the directory of a declared output beforehand: rename replaces an empty one.
     os.rename(work, final)
@@ -219,11 +241,15 @@ def _commit(store: Path, work: Path, final: Path) -> None:
 
 def _mark_done(final: Path) -> Path:
     """Write the one file Snakemake tracks: the manifest's digest."""
-    scratch = final / f".DONE.{os.getpid()}"
-    scratch.write_bytes(_digest_line(final))
-    scratch.rename(final / "DONE")
+    line = _digest_line(final) + b"\n"
+    done = final / "DONE"
+    # Who only verifies a node may not be allowed to write into it.
+    if not reading.is_file(done) or reading.read_bytes(done) != line:
+        scratch = final / f".DONE.{uuid.uuid4().hex}"
+        scratch.write_bytes(line)
+        scratch.rename(done)
     return final
 
 
 def _digest_line(directory: Path) -> bytes:
-    return f"{file_digest(directory / 'manifest.json')}\n".encode()
+    return file_digest(directory / "manifest.json").encode()

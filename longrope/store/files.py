@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from longrope.store import reading
 from longrope.store.identity import file_digest
 
 Known = dict[str, tuple[str, str]]
@@ -67,10 +68,10 @@ class RawFiles:
 
 
 def _remembered(memory: Path | None) -> Known:
-    """Return what a memory file holds; what cannot be read is forgotten, so its file is read again."""
+    """Return what a memory file holds; what is no entry is forgotten, so its file is read again."""
     try:
-        entries = json.loads(memory.read_text()) if memory is not None else {}
-    except (OSError, ValueError):
+        entries = json.loads(reading.read_text(memory)) if memory is not None else {}
+    except (*reading.ABSENT, ValueError):
         return {}
     if not isinstance(entries, dict):
         return {}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope.errors import UserError
-from longrope.store import commit
+from longrope.store import commit, reading
 from longrope.store.identity import DIGEST_CHARACTERS, digest
 
 DAY = 86400.0
@@ -99,25 +99,25 @@ def _is_fresh(claim: Path, now: float) -> bool:
     """Tell whether a claim's owner gave a sign of life lately; see `commit.claimed`."""
     try:
         signs = [token.stat().st_mtime for token in claim.iterdir()]
-    except OSError:  # released meanwhile
+    except reading.ABSENT:  # released meanwhile
         return False
     return any(now - sign <= 5 * commit.HEARTBEAT for sign in signs)
 
 
 def plans_of(store: Path, keys: Collection[str]) -> Iterator[str]:
     """Yield the text of every plan file that has one of some nodes: jobs need its other nodes too."""
-    for path in sorted((store / "plans").glob("*.json")) if keys else []:
-        text = _text(path)
+    for path in reading.entries(store / "plans", "*.json") if keys else []:
+        text = plan_text(path)
         if any(key in text for key in keys):
             yield text
 
 
-def _text(path: Path) -> str:
+def plan_text(path: Path) -> str:
     """Return a plan file's text, or an empty plan's if it is none or gone."""
     try:
-        text = path.read_text()
+        text = reading.read_text(path)
         return text if "nodes" in json.loads(text) else '{"nodes": {}}'
-    except (OSError, ValueError, TypeError):
+    except (*reading.ABSENT, ValueError, TypeError):
         return '{"nodes": {}}'
 
 
@@ -156,9 +156,8 @@ def _work(store: Path) -> defaultdict[str, list[Path]]:
 
 
 def _directories(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    found = reading.entries(folder)
+    return [path for path in found if reading.is_folder(path) and not path.is_symlink()]
 
 
 def _dead_memories(store: Path, live: Live) -> list[Path]:
@@ -177,9 +176,9 @@ def silent_memories(store: Path) -> list[Path]:
 def _refers_to(memory: Path) -> set[str]:
     """Return the digests of nodes and files in a score memory's context."""
     try:
-        context = json.loads((memory / "context.json").read_text())
+        context = json.loads(reading.read_text(memory / "context.json"))
         return {value for value in context.values() if _SHA256.fullmatch(str(value))}
-    except (OSError, ValueError, AttributeError):
+    except (*reading.ABSENT, ValueError, AttributeError):
         return set()
 
 
@@ -194,7 +193,7 @@ def _dead_plans(store: Path, live: Live) -> list[Path]:
     oldest = time.time() - DAY
     return [
         path
-        for path in sorted((store / "plans").glob("*.json"))
+        for path in reading.entries(store / "plans", "*.json")
         if is_job_plan(path) and path.stem not in live.plans and path.stat().st_mtime < oldest
     ]
 
@@ -203,18 +202,18 @@ def is_job_plan(path: Path) -> bool:
     """Tell a plan file named by its digest from the last plan of an experiment."""
     if not _JOB_PLAN.fullmatch(path.stem):
         return False
-    return bool(json.loads(_text(path)).get("experiment") != path.stem)
+    return bool(json.loads(plan_text(path)).get("experiment") != path.stem)
 
 
 def _trash(store: Path) -> list[Path]:
-    return sorted((store / ".trash").iterdir()) if (store / ".trash").is_dir() else []
+    return reading.entries(store / ".trash")
 
 
 def size(path: Path) -> int:
     """Return the bytes of a file or of all files in a directory; links count as links."""
-    if not path.is_dir() or path.is_symlink():
+    if path.is_symlink() or not reading.is_folder(path):
         return path.lstat().st_size
-    return sum(entry.lstat().st_size for entry in path.rglob("*") if not entry.is_dir())
+    return sum(entry.lstat().st_size for entry in reading.files_below(path))
 
 
 # Deletion -----------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from longrope.store.reading import named
+
 DIGEST_CHARACTERS = 12
 
 
@@ -19,5 +21,5 @@ def digest(value: object) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the hexadecimal sha256 of a file's bytes."""
-    with path.open("rb") as stream:
+    with named(path), path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,15 +2,16 @@
 
 import argparse
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 from longrope.errors import UserError
 from longrope.history import code_name, only_code
-from longrope.nodes import KINDS
+from longrope.nodes import KINDS, Plan
 from longrope.standing import survey
 from longrope.store import accepted
 from longrope.store.code import PACKAGE, CodeIndex
-from longrope.verbs.common import SCORING, add_store, planned
+from longrope.verbs.common import SCORING, add_overrides, add_store, planned
 
 
 def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,6 +22,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb.add_argument(
         "--all", type=Path, metavar="CONFIG", help="accept whatever `longrope plan` finds"
     )
+    add_overrides(verb)
     add_store(verb)
     verb.set_defaults(verb=_accept)
 
@@ -43,7 +45,7 @@ def _accept(options: argparse.Namespace) -> None:
     if (missing, options.all is None) not in ((0, True), (2, False)):
         raise UserError("accept needs a KIND and an OLD code identity, or --all CONFIG.")
     if options.all is not None:
-        _accept_all(options.all, options.store)
+        _accept_all(options.all, options.overrides, options.store)
     else:
         _accept_one(options.kind, options.old)
     print(f"review and commit {PACKAGE / accepted.NAME}")
@@ -66,13 +68,13 @@ def _accept_one(name: str, old: str) -> None:
     print(f"{name}: the code {computed} now stands for {target}")
 
 
-def _accept_all(config: Path, store: Path) -> None:
+def _accept_all(config: Path, overrides: Sequence[str], store: Path) -> None:
     """Accept the code of stale nodes until none differs by its code alone.
 
     What reads a stale node differs by that as well: it is found once the other is accepted.
     """
     tried: set[str] = set()
-    while found := _changed(config, store, tried):
+    while found := _changed(planned(config, store, overrides), store, tried):
         for name, old in found.items():
             _accept_one(name, old)
         tried |= found.keys()
@@ -80,9 +82,8 @@ def _accept_all(config: Path, store: Path) -> None:
         raise UserError(f"no stale node of {config} differs by its code alone: nothing to accept.")
 
 
-def _changed(config: Path, store: Path, tried: set[str]) -> dict[str, str]:
+def _changed(plan: Plan, store: Path, tried: set[str]) -> dict[str, str]:
     """Return the older identity of what was not tried yet, by name."""
-    plan = planned(config, store)
     standings = survey(plan, store)
     found: dict[str, str] = {}
     for node in plan:

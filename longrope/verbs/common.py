@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from longrope import configuration
 from longrope.errors import UserError
 from longrope.nodes import Plan
 from longrope.plan import build
+from longrope.store import reading
 from longrope.store.files import RawFiles
 
 STORE = Path("results")
@@ -21,17 +23,45 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, default=STORE, help="root of the results")
 
 
-def planned(config: Path, store: Path) -> Plan:
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Let a verb be told the settings that a run was given beside its configuration."""
+    parser.add_argument(
+        "--config",
+        "-C",
+        dest="overrides",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings laid over the configuration, as given to snakemake --config",
+    )
+
+
+def planned(config: Path, store: Path, overrides: Sequence[str] = ()) -> Plan:
     """Return the plan of a configuration; raises UserError for a user's mistake."""
     raw_files = RawFiles(store / ".raw-files.json")
-    return build(configuration.load(config), Path.cwd(), raw_files)
+    return build(configuration.load(config, overrides), Path.cwd(), raw_files)
+
+
+def other_last_run(plan: Plan, store: Path) -> str:
+    """Return a sentence on nodes of the experiment's last run that a plan does not have, or ""."""
+    path = store / "plans" / f"{plan.experiment}.json"
+    if not reading.is_file(path):
+        return ""
+    others = len(read_plan(path)["nodes"].keys() - plan.by_key.keys())
+    if not others:
+        return ""
+    return (
+        f"not counted: {others} nodes of the last run of {plan.experiment}, which had another plan, {path}; "
+        "give the settings of that run with --config"
+    )
 
 
 def read_plan(path: Path) -> dict[str, Any]:
     """Return a plan file as it was written; raises UserError if it is none."""
     try:
-        plan = json.loads(path.read_text())
-    except (OSError, ValueError):
+        plan = json.loads(reading.read_text(path))
+    except (*reading.ABSENT, ValueError):
         plan = None
     if not isinstance(plan, dict) or not {"nodes", "names"} <= plan.keys():
         raise UserError(f"{path} is missing or not a plan; run snakemake, which writes it.")

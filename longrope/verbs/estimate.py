@@ -12,7 +12,7 @@ from longrope.hardware import TABLE, read_machine
 from longrope.nodes import Node, Plan
 from longrope.paper_cost import reported
 from longrope.shapes import Shape
-from longrope.verbs.common import add_store, planned
+from longrope.verbs.common import add_overrides, add_store, planned
 
 GIB = 2**30
 NOTES = {
@@ -29,12 +29,13 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb.add_argument("config", type=Path)
     verb.add_argument("--hardware", help="machine of the table; the configuration's if not given")
     verb.add_argument("--hardware-table", type=Path, default=TABLE, help="YAML file of machines")
+    add_overrides(verb)
     add_store(verb)
     verb.set_defaults(verb=_estimate)
 
 
 def _estimate(options: argparse.Namespace) -> None:
-    plan = planned(options.config, options.store)
+    plan = planned(options.config, options.store, options.overrides)
     name = options.hardware or plan.hardware
     machine = read_machine(name, options.hardware_table)
     shape = Shape.of(plan.shape)

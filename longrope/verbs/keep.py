@@ -1,15 +1,17 @@
 """`gc` and `pin`: delete the results that no plan needs, and keep those of a plan for good."""
 
 import argparse
+import json
 import re
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from longrope.errors import UserError
-from longrope.nodes import KINDS
-from longrope.store import gc
-from longrope.verbs.common import add_store, planned, read_plan
+from longrope.nodes import KINDS, Plan
+from longrope.store import gc, reading
+from longrope.store.identity import DIGEST_CHARACTERS
+from longrope.verbs.common import add_overrides, add_store, planned, read_plan
 from longrope.verbs.listing import size_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -32,6 +34,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     pin.add_argument("--replace", action="store_true", help="give the name to another plan")
     pin.set_defaults(verb=_pin)
     for each in (verb, pin):
+        add_overrides(each)
         add_store(each)
 
 
@@ -41,8 +44,12 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 def _gc(options: argparse.Namespace) -> None:
     store: Path = options.store
     held = gc.held(store)
-    live = gc.Live.of([*_roots(options.config, store), *gc.plans_of(store, held)], held)
+    if options.overrides and not options.config:
+        raise UserError("gc takes --config only with the configuration that it belongs to.")
+    plans = [planned(config, store, options.overrides) for config in options.config]
+    live = gc.Live.of([*_roots(plans, store), *gc.plans_of(store, held)], held)
     dead = gc.dead(store, KINDS, live)
+    _tell_of_others(store, dead)
     for number, kept in (
         (len(held), "nodes that jobs work on, and what those jobs read"),
         (len(gc.silent_memories(store)), "score memories that do not say what they are of"),
@@ -65,34 +72,43 @@ def _print_dead(dead: gc.Dead) -> str:
     return f"{size_text(sum(sizes.values()))} in {len(sizes)} places"
 
 
-def _roots(configs: Iterable[Path], store: Path) -> list[str]:
+def _roots(plans: Sequence[Plan], store: Path) -> list[str]:
     """Return the text of every plan whose nodes stay, and say which those are."""
-    last = {p.stem: p for p in sorted((store / "plans").glob("*.json")) if not gc.is_job_plan(p)}
-    pins = {path.stem: path for path in sorted((store / "pins").glob("*.json"))}
-    plans = [planned(config, store) for config in configs]
+    files = reading.entries(store / "plans", "*.json")
+    last = {path.stem: path for path in files if not gc.is_job_plan(path)}
+    pins = {path.stem: path for path in reading.entries(store / "pins", "*.json")}
     if not (plans or pins or last):
         raise UserError(
             f"{store} has no plan and no pin, so that nothing would be kept; "
             "name the configurations whose results stay."
         )
-    _tell({plan.experiment for plan in plans}, last, pins)
+    named = [f"{plan.experiment} (plan {plan.digest[:DIGEST_CHARACTERS]})" for plan in plans]
+    _tell("the nodes of", named or last)
+    _tell("the pinned nodes of", pins)
     files = [*pins.values(), *([] if plans else last.values())]
     return [*(plan.to_json() for plan in plans), *map(_text, files)]
 
 
-def _tell(named: set[str], last: Mapping[str, Path], pins: Collection[str]) -> None:
-    """Print whose nodes stay, and of which experiments the last plan does not count."""
-    kept = named or last.keys()
-    for heading, names in (("kept: the nodes of", kept), ("kept: the pinned nodes of", pins)):
-        if names:
-            print(f"{heading} {', '.join(sorted(names))}")
-    for name in sorted(last.keys() - kept):
-        print(f"NOT kept: the last plan of {name}, {last[name]}")
+def _tell(heading: str, names: Iterable[str]) -> None:
+    if names:
+        print(f"kept: {heading} {', '.join(sorted(names))}")
+
+
+def _tell_of_others(store: Path, dead: gc.Dead) -> None:
+    """Name every plan that ran and has dead nodes: their experiment may be kept with another plan."""
+    for path in reading.entries(store / "plans", "*.json"):
+        text = gc.plan_text(path)
+        lost = json.loads(text)["nodes"].keys() & dead.nodes.keys()
+        if lost:
+            which = "an earlier plan" if gc.is_job_plan(path) else "the last plan"
+            experiment = json.loads(text).get("experiment", path.stem)
+            name = experiment if gc.is_job_plan(path) else path.stem
+            print(f"NOT kept: {which} of {name}, {path}: {len(lost)} nodes")
 
 
 def _text(path: Path) -> str:
     read_plan(path)
-    return path.read_text()
+    return reading.read_text(path)
 
 
 # pin ----------------------------------------------------------------------------------------------
@@ -103,17 +119,17 @@ def _pin(options: argparse.Namespace) -> None:
         raise UserError(
             f"the name of a pin has letters, digits, '.', '_' and '-' only, got {options.name!r}."
         )
-    plan = planned(options.config, options.store)
+    plan = planned(options.config, options.store, options.overrides)
     path: Path = options.store / "pins" / f"{options.name}.json"
     _require_free(path, plan.to_json(), replace=options.replace)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     scratch.write_text(plan.to_json())
     scratch.replace(path)
-    done = sum((options.store / node.key / "DONE").is_file() for node in plan)
+    done = sum(reading.is_file(options.store / node.key / "DONE") for node in plan)
     print(f"{path}: {done} of {len(plan.nodes)} nodes are done; gc keeps them all")
 
 
 def _require_free(path: Path, text: str, *, replace: bool) -> None:
-    if path.is_file() and path.read_text() != text and not replace:
+    if reading.is_file(path) and reading.read_text(path) != text and not replace:
         raise UserError(f"{path} pins another plan; choose another name, or give --replace.")

@@ -14,8 +14,14 @@ from longrope.nodes import Node, Plan
 from longrope.provenance import facts
 from longrope.shapes import Shape
 from longrope.standing import survey
-from longrope.store import commit
-from longrope.verbs.common import add_store, planned, read_plan
+from longrope.store import commit, reading
+from longrope.verbs.common import (
+    add_overrides,
+    add_store,
+    other_last_run,
+    planned,
+    read_plan,
+)
 from longrope.verbs.listing import list_nodes, list_origins, time_text
 
 
@@ -37,15 +43,23 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
         "--output", type=Path, required=True, help="copy of the plan, beside the links"
     )
     names.set_defaults(verb=_names)
+    for verb in (plan, verify):
+        add_overrides(verb)
     for verb in (plan, verify, names):
         add_store(verb)
 
 
 def _plan(options: argparse.Namespace) -> None:
-    plan = planned(options.config, options.store)
+    plan = planned(options.config, options.store, options.overrides)
     standings = survey(plan, options.store)
     nodes = list_nodes(plan, standings, _estimates(plan, options.hardware_table))
     print("\n".join([*nodes, "", *list_origins(standings.values(), facts())]))
+    _print_if_any(other_last_run(plan, options.store))
+
+
+def _print_if_any(text: str) -> None:
+    if text:
+        print(text)
 
 
 def _estimates(plan: Plan, table: Path) -> Callable[[Node], str]:
@@ -81,23 +95,24 @@ def _remove_other_links(folder: Path, names: Container[str]) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     store: Path = options.store
+    plan = planned(options.config, store, options.overrides)
     finished = [
         node
-        for node in planned(options.config, store)
-        if any((store / node.key / mark).is_file() for mark in ("DONE", "manifest.json"))
+        for node in plan
+        if any(reading.is_file(store / node.key / mark) for mark in ("DONE", "manifest.json"))
     ]
     damaged = {n.key: why for n in finished if (why := commit.problem(store / n.key))}
     for key, why in damaged.items():
         print(f"damaged  {key}: {why}")
     print(f"{len(finished) - len(damaged)} of {len(finished)} finished nodes are sound")
+    _print_if_any(other_last_run(plan, store))
     if damaged and not options.repair:
-        raise UserError(
-            f"{len(damaged)} nodes are damaged; `longrope verify {options.config} --repair` sets them aside."
-        )
+        again = ["longrope", "verify", str(options.config), *_given(options.overrides), "--repair"]
+        raise UserError(f"{len(damaged)} nodes are damaged; `{shlex.join(again)}` sets them aside.")
     if damaged:
         _set_aside(store, list(damaged))
         print(f"{len(damaged)} nodes were moved to {store / '.trash'}; to make them again:")
-        print(_making(options.config, [store / key / "DONE" for key in damaged]))
+        print(_making(options, [store / key / "DONE" for key in damaged]))
 
 
 def _set_aside(store: Path, keys: list[str]) -> None:
@@ -108,8 +123,12 @@ def _set_aside(store: Path, keys: list[str]) -> None:
                 commit.to_trash(store, store / key)
 
 
-def _making(config: Path, marks: list[Path]) -> str:
+def _making(options: argparse.Namespace, marks: list[Path]) -> str:
     """Return the command that makes nodes again: Snakemake misses none whose tables are there."""
-    # In this order: --configfile takes all words that follow it.
-    words = ["snakemake", "--configfile", str(config), "--cores", "1", *map(str, marks)]
-    return shlex.join(words)
+    # In this order: --configfile and --config take all words that follow them.
+    chosen = ["--configfile", str(options.config), *_given(options.overrides)]
+    return shlex.join(["snakemake", *chosen, "--cores", "1", *map(str, marks)])
+
+
+def _given(overrides: list[str]) -> list[str]:
+    return ["--config", *overrides] if overrides else []

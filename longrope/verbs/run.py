@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from longrope.errors import UserError
+from longrope.errors import UserError, refusals_explained
 from longrope.provenance import facts
 from longrope.runtime import Input, Runtime, Workers
-from longrope.store import commit
+from longrope.store import commit, reading
 from longrope.store.code import CodeIndex
 from longrope.store.files import RawFiles
 from longrope.store.identity import digest
@@ -89,7 +89,8 @@ def _stop(number: int, frame: object) -> None:
 def _attempt(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> UserError | None:
     """Compute one node and return the mistake that prevents it: others of the job go on."""
     try:
-        compute(key, nodes, options)
+        with refusals_explained():
+            compute(key, nodes, options)
     except UserError as error:
         return error
     return None
@@ -157,5 +158,5 @@ def _inputs(
 def _check_raw(raw: dict[str, Any], known: RawFiles) -> None:
     for name, expected in raw["files"].items():
         path = Path(raw["path"]) / name
-        if not path.is_file() or known.digest(path) != expected:
+        if not reading.is_file(path) or known.digest(path) != expected:
             raise UserError(f"{path} changed since it was planned; run snakemake again.")

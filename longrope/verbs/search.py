@@ -8,6 +8,7 @@ from typing import Any
 from longrope import configuration
 from longrope.errors import UserError
 from longrope.plan import build
+from longrope.store import reading
 from longrope.store.files import RawFiles
 from longrope.verbs.common import add_store
 from longrope.verbs.run import PACKAGES, add_workers, compute, prepare
@@ -64,9 +65,9 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 def _window(folder: Path) -> int:
     """Return the window that a model's config.json tells."""
     try:
-        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        told = json.loads(reading.read_text(folder / "config.json"))
         return int(told["max_position_embeddings"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (*reading.ABSENT, ValueError, KeyError, TypeError):
         raise UserError(
             f"{folder / 'config.json'} does not tell max_position_embeddings; give --original-length."
         ) from None
