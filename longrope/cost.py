@@ -140,7 +140,7 @@ def _perplexity(settings: Mapping[str, Any]) -> list[Passes] | None:
     longest, stride = settings["max_tokens"], settings["stride"]
     if longest is None:
         return None
-    windows = {x: 1 + -(-max(0, longest - x) // stride) for _, at in cells for x in at}
+    windows = {x: 1 - min(0, x - longest) // min(stride, x - 1) for _, at in cells for x in at}
     return [Passes(n * windows[x], min(x, longest), min(x, longest)) for n, at in cells for x in at]
 
 

@@ -186,6 +186,7 @@ class _Builder:
             "target_length": length,
             "attention_scale": self.config.attention_scale,
             "full_attention": self.config.model.full_attention,
+            "bos": self.config.model.bos,
             "dtype": self.config.dtype,
             "seed": self.config.seed,
         }
@@ -265,6 +266,7 @@ class _Builder:
         return {key: value for key, value in settings.items() if key not in unread} | {
             "text_length": text_length,
             "full_attention": self.config.model.full_attention,
+            "bos": self.config.model.bos,
             "seed": self.config.seed,
         }
 
@@ -378,6 +380,7 @@ class _Builder:
             "method": method,
             "original_length": self.config.model.original_length,
             "full_attention": self.config.model.full_attention,
+            "bos": self.config.model.bos,
             "dtype": self.config.dtype,
         }
         name = f"{self.config.model.name}-{task}-{variant}-{method.replace('_', '-')}"

@@ -31,12 +31,12 @@ from longrope.results import (
 METHOD_ORDER = (*METHODS, "longrope")
 """Rows of every table and entries of every legend stand in this order."""
 PERPLEXITY_COLUMNS = (
-    *("corpus", "stand_in", "variant", "method", "length", "protocol"),
+    *("corpus", "stand_in", "variant", "method", "length", "protocol", "bos"),
     *("documents", "tokens", "ppl", "ppl_low", "ppl_high"),
 )
-PASSKEY_COLUMNS = ("variant", "method", "length", "depth", "trials", "correct")
+PASSKEY_COLUMNS = ("variant", "method", "length", "depth", "bos", "trials", "correct")
 BENCHMARKS_COLUMNS = (
-    *("variant", "method", "task", "few_shot", "items", "metric"),
+    *("variant", "method", "task", "few_shot", "bos", "items", "metric"),
     *("value", "stderr", "chance", "stand_in"),
 )
 CONVERGENCE_COLUMNS = (
@@ -49,7 +49,7 @@ TRAINING_COLUMNS = (
 )
 WATCHED_COLUMNS = ("model", "step", "length", "num_documents", "perplexity")
 TEXT_COLUMNS = (
-    *("corpus", "stand_in", "variant", "method", "protocol", "task", "metric"),
+    *("corpus", "stand_in", "variant", "method", "protocol", "bos", "task", "metric"),
     *("algorithm", "baseline"),
 )
 RESAMPLES = 1000
@@ -110,6 +110,7 @@ def perplexity_table(plan: PlanFile, store: Path) -> pd.DataFrame:
             "method": scores["method"],
             "length": row["length"],
             "protocol": scores["protocol"],
+            "bos": scores["bos"],
             **_perplexity_cells(row["documents"]),
         }
         for node, scores in evaluations(plan, store, "perplexity")
@@ -147,7 +148,7 @@ def benchmarks_table(plan: PlanFile, store: Path) -> pd.DataFrame:
 
 def _task_rows(plan: PlanFile, store: Path, task: str) -> list[dict[str, Any]]:
     return [
-        {**row, "variant": scores["variant"], "method": scores["method"]}
+        {**row, **{name: scores[name] for name in ("variant", "method", "bos")}}
         for _, scores in evaluations(plan, store, task)
         for row in scores["rows"]
     ]

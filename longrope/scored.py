@@ -1,5 +1,6 @@
 """What stages and tasks that score a model share: where its files lie, what its scores depend on."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -8,6 +9,7 @@ from longrope.memory import ScoreMemory
 from longrope.methods import Geometry
 from longrope.models import load_geometry, load_model, pick_device
 from longrope.runtime import Input, Runtime, Settings
+from longrope.tokenizers import begin_tokens
 
 
 def model_folder(source: Input) -> Path:
@@ -32,18 +34,30 @@ def scored_geometry(settings: Settings, source: Input) -> Geometry:
     )
 
 
+def window_begin(settings: Settings, model: Input) -> tuple[int, ...]:
+    """Return the ids that every window of a node begins with; errors of `begin_tokens`."""
+    return begin_tokens(model_folder(model), settings["bos"])
+
+
 def score_memory(
-    model: Input, tokens: Input, dtype: str, runtime: Runtime, **more: str
+    model: Input,
+    tokens: Input,
+    dtype: str,
+    runtime: Runtime,
+    *,
+    begin: Sequence[int],
+    **more: str,
 ) -> ScoreMemory:
     """Return the memory of scores of a model on a token store, in a precision, by the code that scores.
 
-    `more` sets apart scores of another kind.
+    `begin` are the ids that every window begins with; `more` sets apart scores of another kind.
     """
     context = {
         "model": model.identity,
         "tokens": tokens.identity,
         "dtype": dtype,
         "code": runtime.scoring_code,
+        "begin": list(begin),
         **more,
     }
     return ScoreMemory(runtime.store / ".scores", context)

@@ -78,9 +78,18 @@ class Sources:
                 f"model.path: {folder} has no safetensors file; convert the weights with transformers' "
                 "save_pretrained, since pickled weights are never loaded."
             )
+        if model.bos == "always":
+            self._require_bos(folder)
         found = [path for pattern in MODEL_FILES for path in reading.entries(folder, pattern)]
         names = sorted({path.name for path in found})
         return Raw(model.path, {name: self.raw_files.digest(folder / name) for name in names})
+
+    def _require_bos(self, folder: Path) -> None:
+        """Refuse a model without BOS before anything runs."""
+        # Here, since it imports tokenizers, which other policies do without.
+        from longrope.tokenizers import begin_tokens
+
+        begin_tokens(folder, self.config.model.bos)
 
     def shape(self) -> dict[str, object]:
         """Return the base model's shape, as the settings or else its config.json say it; or {}."""

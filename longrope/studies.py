@@ -26,7 +26,7 @@ from longrope.results import (
 BASELINES = ("evolution", "evolution-public")
 """algorithms of a study that the others are compared with"""
 SEARCH_COLUMNS = (
-    *("algorithm", "seed", "length", "scored_tokens", "train_ppl", "heldout_ppl"),
+    *("algorithm", "seed", "length", "bos", "scored_tokens", "train_ppl", "heldout_ppl"),
     *("seconds", "peak_memory_mb"),
 )
 SUMMARY_COLUMNS = (
@@ -51,6 +51,7 @@ def _search_row(folder: Path, node: PlanNode) -> dict[str, Any]:
     manifest = read_json(folder / "manifest.json")
     return {
         **_which(node),
+        "bos": found["bos"],
         "scored_tokens": found["scored_tokens"],
         "train_ppl": found["perplexity"],
         "heldout_ppl": found["held_out_perplexity"],

@@ -17,6 +17,8 @@ class Subject:
     method: str
     """key of METHODS; `longrope` reads the table"""
     table: FactorTable | None = None
+    begin: tuple[int, ...] = ()
+    """ids that every window begins with"""
 
     def factors_at(self, length: int) -> RopeFactors:
         """Return the factors for a sequence of `length` tokens."""

@@ -1,6 +1,10 @@
 """The fast tokenizer of a model folder, without importing transformers."""
 
+import json
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -28,3 +32,71 @@ def load_encoder(folder: Path) -> Tokenizer:
     encoder.no_truncation()
     encoder.no_padding()
     return encoder
+
+
+def begin_tokens(folder: Path, policy: str) -> tuple[int, ...]:
+    """Return the ids that every window of text begins with, usually BOS or none.
+
+    A tokenizer adds what its post-processor puts before a text. `add_bos_token` of tokenizer_config.json
+    does not count, since transformers ignores it beside a tokenizer.json.
+
+    Args:
+        folder: of a model, with tokenizer.json.
+        policy: auto: what the tokenizer itself adds; always: that, or BOS if it adds nothing; never.
+
+    Raises:
+        UserError: if BOS is asked for and neither the tokenizer nor config.json names one, or if the folder
+            has no tokenizer.
+    """
+    if policy == "never":
+        return ()
+    encoder = load_encoder(folder)
+    added = _added_before(encoder)
+    return added if added or policy == "auto" else (_bos_id(folder, encoder),)
+
+
+def num_unscored(begin: Sequence[int]) -> int:
+    """Return how many tokens of a window are context only: its first ones, or the first of its text."""
+    return max(1, len(begin))
+
+
+def bos_label(begin: Sequence[int]) -> str:
+    """Return what tables say of the ids that every window begins with."""
+    return "yes" if begin else "no"
+
+
+def _added_before(encoder: Tokenizer) -> tuple[int, ...]:
+    encoding = encoder.encode("A text.")
+    # tokens that the post-processor adds belong to no sequence
+    first = takewhile(
+        lambda pair: pair[1] is None, zip(encoding.ids, encoding.sequence_ids, strict=True)
+    )
+    return tuple(token for token, _ in first)
+
+
+def _bos_id(folder: Path, encoder: Tokenizer) -> int:
+    """Return the id of BOS, by the tokenizer's configuration or else the model's."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        token = _settings_in(folder / name).get("bos_token")
+        content = token["content"] if isinstance(token, dict) else token
+        known = None if content is None else encoder.token_to_id(content)
+        if known is not None:
+            return int(known)
+    token = _settings_in(folder / "config.json").get("bos_token_id")
+    if not isinstance(token, int):
+        raise UserError(
+            f"model.bos is always, but {folder} names no BOS (bos_token in tokenizer_config.json, "
+            "bos_token_id in config.json); set model.bos to auto or never."
+        )
+    return token
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, empty if there is no such file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); save the model again.") from None
+    return found if isinstance(found, dict) else {}

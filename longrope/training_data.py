@@ -8,6 +8,8 @@ Every row is a function of the seed and its place in the run, so data order does
 of devices and a resumed run sees what an uninterrupted one does.
 """
 
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +33,8 @@ class Mix:
     """rows of the whole run: steps * batch size"""
     passkey_fraction: float
     """fraction of rows that are passkey prompts, half in the classic filler, half in document text"""
-    begin_token: int
-    """BOS, first of every chunk of text, or of every document where they are packed"""
+    begin: tuple[int, ...]
+    """ids that every row, every piece of one and every prompt begins with: BOS, or none"""
     end_token: int
     """EOS, last of every chunk of text, or of every document where they are packed"""
     seed: int
@@ -43,12 +45,12 @@ class Mix:
 
 
 class _Whole:
-    """Rows of one document each, between BOS and EOS; documents too short for one are left out."""
+    """Rows of one document each, BOS first and EOS last; documents too short for one are left out."""
 
     def __init__(self, store: TokenStore, mix: Mix) -> None:
         self._store = store
         self._mix = mix
-        body = mix.text_length - 2
+        self._body = body = mix.text_length - len(mix.begin) - 1
         self._places = [
             (document, begin)
             for document in np.flatnonzero(store.lengths >= body).tolist()
@@ -62,43 +64,66 @@ class _Whole:
     def pieces(self, number: int) -> list[NDArray[np.int64]]:
         """Return a row, which is one piece."""
         document, begin = self._places[number]
-        body = self._store.document(document, begin, begin + self._mix.text_length - 2)
-        return [np.concatenate([[self._mix.begin_token], body, [self._mix.end_token]])]
+        body = self._store.document(document, begin, begin + self._body)
+        return [_joined(self._mix.begin, body, [self._mix.end_token])]
 
 
 class _Stream:
-    """Documents one after the other, each between BOS and EOS, cut into rows without regard to them.
+    """Documents one after the other, each with BOS first and EOS last, cut into rows without regard to them.
 
-    A document that is cut goes on in the next row. A last row that is not full is left out.
+    A document that is cut goes on in the next row, behind a BOS of its own. A last row that is not full is
+    left out.
     """
 
     def __init__(self, store: TokenStore, documents: NDArray[np.int64], mix: Mix) -> None:
         self._store = store
         self._documents = documents
         self._mix = mix
-        self._ends = np.cumsum(store.lengths[documents] + 2)
+        self._extra = len(mix.begin) + 1
+        self._ends = np.cumsum(store.lengths[documents] + self._extra)
         """where each document ends in the stream, tokens"""
+        self._room = mix.text_length - len(mix.begin)
+        self._begins = list(self._row_begins())
+        """where each row begins in the stream, behind its BOS"""
 
     def __len__(self) -> int:
-        return int(self._ends.max(initial=0)) // self._mix.text_length
+        return len(self._begins)
+
+    def _row_begins(self) -> Iterator[int]:
+        """Yield where rows begin: each behind the one before, or behind the BOS of the document there."""
+        ends = self._ends.tolist()
+        begins = [0, *ends]
+        at = place = 0
+        while (place := bisect_right(ends, at, lo=place)) < len(ends):
+            at = max(at, begins[place] + len(self._mix.begin))
+            if at + self._room > ends[-1]:
+                return
+            yield at
+            at += self._room
 
     def pieces(self, number: int) -> list[NDArray[np.int64]]:
-        """Return what a row holds of each of its documents."""
-        begin, end = number * self._mix.text_length, (number + 1) * self._mix.text_length
+        """Return what a row holds of each of its documents, BOS included."""
+        begin = self._begins[number]
+        end = begin + self._room
         first = int(np.searchsorted(self._ends, begin, side="right"))
         last = int(np.searchsorted(self._ends, end))
-        return [self._piece(place, begin, end) for place in range(first, last + 1)]
+        opening, *others = [self._piece(place, begin, end) for place in range(first, last + 1)]
+        return [_joined(self._mix.begin, opening), *others]
 
     def _piece(self, place: int, begin: int, end: int) -> NDArray[np.int64]:
         """Return what lies between two tokens of the stream of the document at a place in it."""
         document = int(self._documents[place])
-        size = int(self._store.lengths[document]) + 2
+        size = int(self._store.lengths[document]) + self._extra
         start = int(self._ends[place]) - size
         begin, end = max(0, begin - start), min(size, end - start)
-        body = self._store.document(document, max(0, begin - 1), end - 1)
-        before = [self._mix.begin_token] if begin == 0 else []
+        before = self._mix.begin[begin:end]
+        first, last = (max(0, at - len(self._mix.begin)) for at in (begin, end))
         after = [self._mix.end_token] if end == size else []
-        return np.concatenate([before, body, after]).astype(np.int64)
+        return _joined(before, self._store.document(document, first, last), after)
+
+
+def _joined(*parts: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
 
 
 class Chunks(Dataset[dict[str, torch.Tensor]]):
@@ -151,6 +176,7 @@ class Chunks(Dataset[dict[str, torch.Tensor]]):
             self._tokenizer,
             self._classic if classic else self._tokenizer.decode(self._text(index).tolist()),
             length=self._mix.text_length,
+            begin=self._mix.begin,
             # Both ends get a share of their own, or a needle right at one would never be trained on.
             depth=float(np.clip(generator.uniform(-0.1, 1.1), 0.0, 1.0)),
             key=draw_key(generator),
@@ -172,8 +198,8 @@ def _shuffled(index: int, count: int, seed: int) -> int:
 class Windows(Dataset[dict[str, torch.Tensor]]):
     """Windows of text: chunks of documents, and whole documents that are shorter, one after the other.
 
-    A document that is cut goes on in another window, as a piece of its own. A window is a row with
-    `positions`, from 0 in each piece.
+    A document that is cut goes on in another window, as a piece of its own with its BOS. A window is a row
+    with `positions`, from 0 in each piece.
     """
 
     def __init__(self, store: TokenStore, mix: Mix) -> None:
@@ -184,7 +210,7 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         """
         self._mix = mix
         self._whole = _Whole(store, mix)
-        short = np.flatnonzero(store.lengths < mix.text_length - 2)
+        short = np.flatnonzero(store.lengths < mix.text_length - len(mix.begin) - 1)
         self._stream = _Stream(store, short, mix)
         if self.num_available == 0:
             raise UserError(

@@ -8,7 +8,7 @@ Imported by name: the code that measures is no part of a tuned model's digest.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from longrope.factors import RopeFactors
 from longrope.methods import closed_form
 from longrope.rotary import LongRopeRotary
 from longrope.scoring import token_nlls
+from longrope.tokenizers import num_unscored
 
 
 class Watch(TrainerCallback):
@@ -36,6 +37,7 @@ class Watch(TrainerCallback):
         every_steps: int,
         chunk_length: int,
         dtype: str,
+        begin: Sequence[int] = (),
     ) -> None:
         """Choose the documents: the first that hold the target length.
 
@@ -46,16 +48,19 @@ class Watch(TrainerCallback):
             every_steps: optimizer steps between two measurements.
             chunk_length: tokens per chunk of scoring.
             dtype: of the training; bfloat16 is autocast here as there.
+            begin: ids that every window begins with, as tokens of its length.
 
         Raises:
             UserError: if no document is long enough.
         """
         length = factors.target_length
-        chosen = store.long_enough(length, f"finetune.watch documents for length {length}")
-        self._texts = [
-            torch.from_numpy(store.document(document, 0, length))
+        room = length - len(begin)
+        chosen = store.long_enough(room, f"finetune.watch documents for length {length}")
+        self._windows = [
+            torch.tensor([*begin, *store.document(document, 0, room).tolist()])
             for document in chosen[:num_documents]
         ]
+        self._num_unscored = num_unscored(begin)
         self._factors = factors
         self._every_steps = every_steps
         self._chunk_length = chunk_length
@@ -93,7 +98,7 @@ class Watch(TrainerCallback):
                 {
                     "step": step,
                     "length": factors.target_length,
-                    "num_documents": len(self._texts),
+                    "num_documents": len(self._windows),
                     "perplexity": self._perplexity(model, factors),
                 }
                 for factors in lengths
@@ -104,14 +109,15 @@ class Watch(TrainerCallback):
 
     def _perplexity(self, model: PreTrainedModel, factors: RopeFactors) -> float | None:
         """Return exp(sum of nats / sum of tokens) over the beginnings of all documents."""
-        nlls = np.concatenate([self._nlls(model, text, factors) for text in self._texts])
+        nlls = np.concatenate([self._nlls(model, window, factors) for window in self._windows])
         with np.errstate(over="ignore"):
             perplexity = float(np.exp(nlls.mean(dtype=np.float64)))
         return perplexity if math.isfinite(perplexity) else None
 
-    def _nlls(self, model: PreTrainedModel, text: Tensor, factors: RopeFactors) -> Any:
-        tokens = text[: factors.target_length]
-        return token_nlls(model, tokens, factors=factors, chunk_length=self._chunk_length)
+    def _nlls(self, model: PreTrainedModel, window: Tensor, factors: RopeFactors) -> Any:
+        tokens = window[: factors.target_length]
+        nlls = token_nlls(model, tokens, factors=factors, chunk_length=self._chunk_length)
+        return nlls[self._num_unscored - 1 :]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from characters import character_tokenizer
 from killing import end_at, fail, kill
 from tiny_models import build
 from torch.utils.data import Dataset
@@ -114,11 +115,11 @@ def chunks(store: Path, length: int, num_rows: int) -> Chunks:
         text_length=length,
         num_rows=num_rows,
         passkey_fraction=0.0,
-        begin_token=0,
+        begin=(0,),
         end_token=1,
         seed=0,
     )
-    return Chunks(TokenStore(store), lambda text: [ord(letter) % 90 + 2 for letter in text], mix)
+    return Chunks(TokenStore(store), character_tokenizer(first=2, count=90), mix)
 
 
 def watch_of(case: dict[str, Any]) -> Watch | None:

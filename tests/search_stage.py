@@ -18,6 +18,7 @@ SETTINGS = ALGORITHM | {
     "target_length": 128,
     "attention_scale": "yarn",
     "full_attention": False,
+    "bos": "never",
     "dtype": "float32",
     "num_held_out": 2,
 }

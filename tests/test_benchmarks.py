@@ -178,30 +178,42 @@ def test_a_mirror_without_truthfulqa_gives_a_row_that_says_so(
     assert "truthfulqa_download" in BenchmarkSettings.model_fields
 
 
+@pytest.mark.parametrize("begin", [(), (7,), (7, 9)])
 @pytest.mark.parametrize("max_length", [512, 48])
 def test_arc_accuracy_is_the_hand_computed_length_normalised_choice(
-    mirror: Path, model: Any, tokenizer: Any, max_length: int
+    mirror: Path, model: Any, tokenizer: Any, max_length: int, begin: tuple[int, ...]
 ) -> None:
     correct, plainly_correct = [], []
     for item in arc_items(9):
         context = f"Question: {item['question']}\nAnswer:"
         texts = item["choices"]["text"]
-        scores = [log_likelihood(model, tokenizer, context, " " + t, max_length) for t in texts]
+        scores = [
+            log_likelihood(model, tokenizer, context, " " + text, max_length, begin)
+            for text in texts
+        ]
         gold = item["choices"]["label"].index(item["answerKey"])
         normalised = [score / len(text) for score, text in zip(scores, texts, strict=True)]
         correct.append(normalised.index(max(normalised)) == gold)
         plainly_correct.append(scores.index(max(scores)) == gold)
     assert sum(correct) != sum(plainly_correct), "the items tell the two metrics apart"
-    (row,) = run(model, tokenizer, mirror, settings(max_length=max_length))
+    (row,) = run(model, tokenizer, mirror, settings(max_length=max_length), begin=begin)
     value = sum(correct) / 9
     assert row["value"] == pytest.approx(value)
     assert row["stderr"] == pytest.approx((value * (1 - value) / 8) ** 0.5)
 
 
-def log_likelihood(model: Any, tokenizer: Any, context: str, answer: str, max_length: int) -> float:
-    """Return the log-probability of an answer, of the last `max_length` tokens before each."""
+def log_likelihood(
+    model: Any,
+    tokenizer: Any,
+    context: str,
+    answer: str,
+    max_length: int,
+    begin: tuple[int, ...] = (),
+) -> float:
+    """Return the log-probability of an answer behind `begin` and as much context as then fits."""
     num_answer = len(answer.encode())
-    tokens = list(tokenizer(context + answer)["input_ids"])[-(max_length + 1) :]
+    text = list(tokenizer(context + answer)["input_ids"])
+    tokens = [*begin, *text[-(max_length + 1 - len(begin)) :]]
     with torch.no_grad():
         logits = model(torch.tensor([tokens[:-1]])).logits[0]
     scored = logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]

@@ -117,7 +117,8 @@ def test_the_written_model_is_a_plain_one_whose_head_did_not_change(tmp_path):
     )
     factors.save(tmp_path / "factors.json")
     write_tokens(tmp_path / "tokens")
-    own = {"text_length": 64, "passkey_fraction": 0.0, "full_attention": False, "lora": LORA}
+    own = {"text_length": 64, "passkey_fraction": 0.0, "full_attention": False, "bos": "never"}
+    own |= {"lora": LORA}
     places = {"model": base, "tokenizer": base, "factors": tmp_path, "tokens": tmp_path / "tokens"}
     inputs = {role: Input(path, role) for role, path in places.items()}
     (tmp_path / "out").mkdir()

@@ -8,6 +8,7 @@ import parallel_runs
 import pytest
 import torch
 import workflow_files
+from characters import character_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import ORIGINAL_LENGTH, build
@@ -61,7 +62,7 @@ def write_documents(folder, lengths):
 
 
 def mix(window=16, **changes):
-    values = {"num_rows": 60, "passkey_fraction": 0.0, "begin_token": 0, "end_token": 1, "seed": 0}
+    values = {"num_rows": 60, "passkey_fraction": 0.0, "begin": (0,), "end_token": 1, "seed": 0}
     return Mix(text_length=window, **(values | changes))
 
 
@@ -194,8 +195,8 @@ def test_a_short_document_that_is_cut_goes_on_in_the_next_window_as_a_piece_of_i
     pieces = sorted(pieces_of(windows[index]) for index in range(2))
     assert pieces == [
         [[0, *range(1000, 1010), 1], [0, 2000, 2001, 2002]],
-        # the last two tokens of 33 fill no window
-        [[*range(2003, 2012), 1], [0, *range(3000, 3005)]],
+        # the last two tokens of 34 fill no window
+        [[0, *range(2003, 2012), 1], [0, *range(3000, 3004)]],
     ]
 
 
@@ -205,9 +206,8 @@ def test_a_piece_is_of_one_document_and_an_epoch_has_every_short_one_once(
 ):
     store = write_documents(tmp_path_factory.mktemp("any") / "tokens", [*lengths, 14])
     windows = Windows(store, mix(seed=seed))
-    num_chunks = sum(length // 14 for length in lengths) + 1
     short = sum(length + 2 for length in lengths if length < 14)
-    epoch = [windows[index] for index in range(num_chunks + short // 16)]
+    epoch = [windows[index] for index in range(windows.num_available)]
     assert all(len(row["input_ids"]) == 16 for row in epoch)
     pieces = [[token for token in piece if token > 1] for row in epoch for piece in pieces_of(row)]
     assert all(np.diff(piece).tolist() == [1] * (len(piece) - 1) for piece in pieces)
@@ -216,6 +216,7 @@ def test_a_piece_is_of_one_document_and_an_epoch_has_every_short_one_once(
     of_short = [token for token in found if lengths_of(lengths, token) < 14]
     # less than one window of the stream is left out
     assert short - 16 < len(of_short) + 2 * sum(length < 14 for length in lengths) <= short
+    assert all(piece[0] == 0 for row in epoch for piece in pieces_of(row))
 
 
 def lengths_of(lengths, token):
@@ -234,7 +235,7 @@ def test_no_token_predicts_one_of_another_document(tmp_path):
 
 def test_windows_of_long_documents_are_the_chunks_that_long_rows_are(tmp_path):
     store = write_documents(tmp_path / "tokens", [70, 14, 33])
-    chunks = Chunks(store, lambda text: [2] * len(text), mix())
+    chunks = Chunks(store, character_tokenizer(), mix())
     windows = Windows(store, mix())
     for index in range(20):
         assert torch.equal(windows[index]["input_ids"], chunks[index]["input_ids"])

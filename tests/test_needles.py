@@ -151,6 +151,7 @@ def stage(llama, tokenizer, tmp_path):
     small = {"population_size": 4, "num_iterations": 1, "num_parents": 3, "num_documents": 2}
     common = SETTINGS | ALL_OF_LONGROPE2 | small
     common |= {"original_length": 64, "dtype": "float32", "full_attention": False, "model": "m"}
+    common |= {"bos": "never"}
 
     def ran(module, **settings):
         out = tmp_path / "out"

@@ -44,38 +44,64 @@ def rows_of(chunks, num_rows):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_documents_of_any_length_make_one_stream_between_bos_and_eos_that_is_cut(tmp_path, seed):
-    store = write_documents(tmp_path / "tokens", [3, 30, 9])
-    documents = [[0, *range(1000 * n, 1000 * n + size), 1] for n, size in ((1, 3), (2, 30), (3, 9))]
+def test_documents_of_any_length_make_one_stream_with_eos_that_is_cut_without_bos(tmp_path, seed):
+    store = write_documents(tmp_path / "tokens", [3, 30, 12])
+    documents = [[*range(1000 * n, 1000 * n + size), 1] for n, size in ((1, 3), (2, 30), (3, 12))]
     streams = [list(chain(*order)) for order in permutations(documents)]
-    # 48 tokens with BOS and EOS: three rows of 16
+    # 48 tokens with EOS: three rows of 16
     cut = [sorted([stream[:16], stream[16:32], stream[32:]]) for stream in streams]
-    assert sorted(rows_of(packed(store, seed=seed), 3)) in cut
+    assert sorted(rows_of(packed(store, seed=seed, begin=()), 3)) in cut
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_with_bos_each_document_and_each_row_begins_with_it(tmp_path, seed):
+    store = write_documents(tmp_path / "tokens", [3, 30, 9])
+    chunks = packed(store, seed=seed)
+    rows = rows_of(chunks, chunks.num_available)
+    assert len(rows) == 3
+    orders = permutations([(1, 3), (2, 30), (3, 9)])
+    assert sorted(rows) in [sorted(cut_by_hand(order)) for order in orders]
+
+
+def cut_by_hand(documents, length=16):
+    """Return rows, token after token: BOS opens a row, and a document that does not open one."""
+    rows, row = [], [0]
+    for number, size in documents:
+        for place, token in enumerate([*range(1000 * number, 1000 * number + size), 1]):
+            row += [0] * (place == 0 and row != [0] and len(row) < length)
+            if len(row) == length:
+                rows, row = [*rows, row], [0]
+            row.append(token)
+    return [*rows, row] if len(row) == length else rows
 
 
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=8, max_size=12),
     length=st.sampled_from([3, 4, 16]),
     seed=st.integers(0, 3),
+    begin=st.sampled_from([(), (0,), (0, 0)]),
 )
 def test_an_epoch_has_every_token_once_but_for_less_than_a_row(
-    tmp_path_factory, lengths, length, seed
+    tmp_path_factory, lengths, length, seed, begin
 ):
     store = write_documents(tmp_path_factory.mktemp("any") / "tokens", lengths)
-    chunks = packed(store, length, seed=seed)
+    chunks = packed(store, length, seed=seed, begin=begin)
     epoch = rows_of(chunks, chunks.num_available)
-    total = sum(lengths) + 2 * len(lengths)
-    assert {len(row) for row in epoch} == {length}
-    assert total - length < len(epoch) * length <= total
+    assert {(len(row), tuple(row[: len(begin)])) for row in epoch} == {(length, begin)}
+    left = sum(lengths) + len(lengths) - sum(token > 0 for row in epoch for token in row)
+    assert 0 <= left < length
     found = [token for row in epoch for token in row if token > 1]
     assert len(set(found)) == len(found)
     firsts = {1000 * number for number in range(1, len(lengths) + 1)}
     lasts = {1000 * number + size - 1 for number, size in enumerate(lengths, start=1)}
-    for before, after in (pair for row in epoch for pair in pairwise(row)):
+    for place, before, after in (
+        (place, *pair) for row in epoch for place, pair in enumerate(pairwise(row))
+    ):
         if before == 0:
-            assert after in firsts
+            # behind the BOS of a row a document may go on, or end
+            assert after in firsts | {0} or place < len(begin)
         elif before == 1:
-            assert after == 0
+            assert after == 0 if begin else after in firsts
         elif before in lasts:
             assert after == 1
         else:
@@ -88,10 +114,10 @@ def test_documents_and_rows_are_ordered_by_the_seed_and_by_nothing_read_before(t
     rows = rows_of(one, 50)
     assert rows_of(again, 50) == rows
     assert [again[index]["input_ids"].tolist() for index in reversed(range(50))] == rows[::-1]
-    assert set(map(tuple, rows_of(other, 26))) != set(map(tuple, rows[:26])), "other neighbours"
-    # 420 tokens: 26 rows, and the second epoch has the same in another order
-    assert sorted(rows[:26]) == sorted(rows_of(packed(store, num_rows=60), 52)[26:])
-    assert rows[:24] != rows[26:]
+    assert set(map(tuple, rows_of(other, 27))) != set(map(tuple, rows[:27])), "other neighbours"
+    # 420 tokens: 27 rows, and the second epoch has the same in another order
+    assert sorted(rows[:27]) == sorted(rows_of(packed(store, num_rows=60), 54)[27:])
+    assert rows[:23] != rows[27:]
 
 
 @pytest.mark.parametrize(("groups", "size"), [(1, 1), (2, 1), (1, 2), (2, 2), (4, 2)])
@@ -199,7 +225,7 @@ def stage(tmp_path):
 
     def run(**changes):
         settings = SETTINGS | {"num_steps": 4, "text_length": 64, "passkey_fraction": 0.0}
-        settings |= {"full_attention": False} | changes
+        settings |= {"full_attention": False, "bos": "always"} | changes
         out = tmp_path / "out"
         out.mkdir()
         finetune.run(settings, inputs, out, Runtime(tmp_path, tmp_path, {"micro_batch_size": 4}))
@@ -232,6 +258,7 @@ def test_of_several_processes_the_first_alone_tells_it(stage, capsys, monkeypatc
     monkeypatch.setenv("RANK", "1")
     factors = RopeFactors.read(stage.inputs["factors"].path / "factors.json")
     settings = SETTINGS | {"text_length": 32, "passkey_fraction": 0.0, "full_attention": False}
+    settings |= {"bos": "always"}
     finetune._rows(settings, stage.inputs, factors)
     assert "epochs" not in capsys.readouterr().err
 

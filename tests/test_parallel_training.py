@@ -394,6 +394,7 @@ def write_store(folder, store):
     raw = {"path": str(base), "files": {"config.json": file_digest(base / "config.json")}}
     # 24 rows of 10 chunks: a third epoch begins after the checkpoint of step 4
     own = {"num_steps": 6, "text_length": 64, "passkey_fraction": 0.0, "full_attention": False}
+    own |= {"bos": "always"}
     node = {
         "kind": "finetune",
         "settings": parallel_runs.SETTINGS | own,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tokenizers import Tokenizer, models
 
 from longrope import configuration, plan
 from longrope.errors import UserError
@@ -303,6 +304,24 @@ def test_an_added_length_reaches_only_the_evaluations_of_its_task(root, task):
     before = build(root)
     expected = {name for name in before.nodes if name.startswith(f"evaluate/tiny-{task}-")}
     assert changed(before, build(root, edit)) == expected
+
+
+def test_how_windows_begin_reaches_all_that_reads_windows_and_no_tokens(root):
+    before = build(root)
+    after = build(root, lambda raw: raw["model"].update(bos="never"))
+    assert kinds(changed(before, after)) == {"search", "finetune", "readjust", "evaluate"}
+    for kind in ("search", "finetune", "readjust", "evaluate"):
+        assert {node.label for node in after.of(kind)} <= {
+            name.partition("/")[2] for name in changed(before, after)
+        }
+
+
+def test_bos_is_refused_at_once_for_a_model_that_names_none(root):
+    Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(root / "model/tokenizer.json"))
+    with pytest.raises(UserError, match=r"model.bos is always, but .*model names no BOS"):
+        build(root, lambda raw: raw["model"].update(bos="always"))
+    (root / "model/config.json").write_text('{"bos_token_id": 0}')
+    build(root, lambda raw: raw["model"].update(bos="always"))
 
 
 def test_another_number_of_steps_reaches_that_training_and_what_follows(root):

@@ -172,7 +172,8 @@ class ResultsFolder:
             self.add_evaluation("benchmarks", variant, method, rows)
 
     def add_evaluation(self, task, variant, method, rows, inputs=None, **extra) -> None:
-        scores = {"task": task, "variant": variant, "method": method, "rows": rows} | extra
+        scores = {"task": task, "variant": variant, "method": method, "bos": "no"}
+        scores |= {"rows": rows} | extra
         settings = {"task": task, "original_length": 256}
         label = f"tiny-{task}-{variant}-{method}"
         self.add("evaluate", label, settings, inputs, **{"scores.json": json.dumps(scores)})
@@ -293,12 +294,12 @@ def test_one_document_has_no_interval():
     [
         (
             "perplexity",
-            "corpus,stand_in,variant,method,length,protocol,documents,tokens,ppl,ppl_low,ppl_high",
+            "corpus,stand_in,variant,method,length,protocol,bos,documents,tokens,ppl,ppl_low,ppl_high",
         ),
-        ("passkey", "variant,method,length,depth,trials,correct"),
+        ("passkey", "variant,method,length,depth,bos,trials,correct"),
         (
             "benchmarks",
-            "variant,method,task,few_shot,items,metric,value,stderr,chance,stand_in",
+            "variant,method,task,few_shot,bos,items,metric,value,stderr,chance,stand_in",
         ),
         (
             "cost",
@@ -522,12 +523,12 @@ def test_the_printed_table_has_a_row_per_method_and_names_the_stand_in():
     table = pd.DataFrame(
         [
             {"corpus": "a", "stand_in": "toys", "variant": "base", "method": method}
-            | {"length": length, "protocol": "window", "ppl": value}
+            | {"length": length, "protocol": "window", "bos": "yes", "ppl": value}
             for method, length, value in cells
         ]
     )
     lines = printed.blocks(table).splitlines()
-    assert lines[0] == "Perplexity on a (stand-in: toys), protocol window"
+    assert lines[0] == "Perplexity on a (stand-in: toys), protocol window, BOS yes"
     assert lines[-2].split() == ["base", "none", "10", "400.2"]
     assert lines[-1].split() == ["yarn", "10", "12.5"]
 

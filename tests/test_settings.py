@@ -183,6 +183,10 @@ def test_settings_survive_a_round_trip():
             lambda raw: raw["model"].update(full_attention=3),
             "model.full_attention should be true or false, got 3.",
         ),
+        (
+            lambda raw: raw["model"].update(bos=True),
+            "model.bos should be 'auto', 'always' or 'never', got True.",
+        ),
         (lambda raw: raw.update(model="tiny"), "model should be a mapping of keys, got 'tiny'."),
         (lambda raw: raw.update(extension=[]), "give exactly one of extension and search_study."),
         (
@@ -225,6 +229,15 @@ def test_settings_survive_a_round_trip():
         (
             lambda raw: raw["evaluate"]["perplexity"].update(num_documents={}),
             "evaluate.perplexity: num_documents must name the same corpora (Books), got none.",
+        ),
+        (
+            lambda raw: raw["evaluate"]["perplexity"].update(protocol="sliding", max_tokens=512),
+            "evaluate.perplexity: max_tokens 512 cuts documents below the length 1024; raise it to at least "
+            "that, or leave the length out.",
+        ),
+        (
+            lambda raw: raw["evaluate"]["perplexity"]["lengths"].update(Books=[1]),
+            "evaluate.perplexity.lengths.Books.0 should be greater than or equal to 2, got 1.",
         ),
         (
             lambda raw: raw["corpora"]["books"]["source"].update(kind="ftp"),

@@ -145,7 +145,12 @@ def store(tmp_path):
         names = ("scored_tokens", "documents", "perplexity")
         records = [json.dumps(dict(zip(names, line, strict=True))) for line in lines]
         (folder / "history.jsonl").write_text("\n".join(records))
-        facts = {"scored_tokens": 800, "perplexity": 6.0, "held_out_perplexity": 5.0 + seed}
+        facts = {
+            "scored_tokens": 800,
+            "perplexity": 6.0,
+            "bos": "yes",
+            "held_out_perplexity": 5.0 + seed,
+        }
         RopeFactors(
             factors=(1.0,), original_length=1, target_length=2, method="longrope", provenance=facts
         ).save(folder / "factors.json")
@@ -157,8 +162,8 @@ def store(tmp_path):
 def test_a_row_of_the_table_is_what_factors_and_manifest_say(store):
     table = studies.search_table(*store)
     assert table.values.tolist() == [
-        ["cma", 0, 2048, 800, 6.0, 5.0, 3.5, 256.0],
-        ["cma", 1, 2048, 800, 6.0, 6.0, 3.5, 256.0],
+        ["cma", 0, 2048, "yes", 800, 6.0, 5.0, 3.5, 256.0],
+        ["cma", 1, 2048, "yes", 800, 6.0, 6.0, 3.5, 256.0],
     ]
 
 

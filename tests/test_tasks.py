@@ -11,29 +11,47 @@ from hypothesis import strategies as st
 from tiny_models import ORIGINAL_LENGTH, build
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from longrope.corpora import TokenStore
 from longrope.errors import UserError
 from longrope.factors import FactorTable
 from longrope.methods import closed_form
 from longrope.models import geometry
 from longrope.rotary import install
 from longrope.runtime import Input, Runtime
+from longrope.scored import score_memory
+from longrope.search.objective import Objective, stretch
+from longrope.search.pools import InProcess
+from longrope.search.workers import Score
 from longrope.subject import Subject
 from longrope.tasks import passkey, perplexity
 
 
-@given(st.integers(2, 300), st.integers(2, 80), st.integers(1, 80))
-def test_rolling_windows_score_every_token_but_the_first_once(num_tokens, length, stride):
-    if stride >= length:
-        stride = length - 1
-    windows = list(perplexity.rolling_windows(num_tokens, window_length=length, stride=stride))
+@given(st.integers(2, 300), st.integers(3, 80), st.integers(1, 300), st.integers(0, 2))
+def test_rolling_windows_score_every_token_once_that_something_stands_before(
+    num_tokens, length, stride, num_begin
+):
+    windows = list(
+        perplexity.rolling_windows(
+            num_tokens, window_length=length, stride=stride, num_begin=num_begin
+        )
+    )
     scored = [i for w in windows for i in range(w.end - w.num_scored, w.end)]
-    assert scored == list(range(1, num_tokens))
-    assert all(w.end - w.begin <= length for w in windows)
+    assert scored == list(range(0 if num_begin else 1, num_tokens))
+    for window in windows:
+        size = window.end - window.begin
+        assert num_begin + size <= length
+        assert 0 < window.num_scored <= size - (0 if num_begin else 1)
+        assert window is windows[0] or window.num_scored <= stride
 
 
 def test_rolling_windows_have_their_hand_computed_places():
     windows = list(perplexity.rolling_windows(10, window_length=6, stride=3))
     assert [(w.begin, w.end, w.num_scored) for w in windows] == [(0, 6, 5), (3, 9, 3), (4, 10, 1)]
+
+
+def test_a_window_without_room_for_a_token_to_score_is_refused():
+    with pytest.raises(UserError, match="windows of 1 tokens have none to score"):
+        next(perplexity.rolling_windows(10, window_length=1, stride=1, num_begin=1))
 
 
 @pytest.fixture
@@ -50,10 +68,10 @@ def store(tmp_path):
     return folder
 
 
-def subject(method="yarn", table=None):
+def subject(method="yarn", table=None, begin=()):
     model = build("llama")
     shape = geometry(model, ORIGINAL_LENGTH)
-    return Subject(model=model, geometry=shape, method=method, table=table)
+    return Subject(model=model, geometry=shape, method=method, table=table, begin=begin)
 
 
 def inputs(store):
@@ -129,6 +147,94 @@ def test_sliding_losses_are_those_of_each_window(store, tmp_path):
         total += float(losses[-scored:].sum())
     assert row["documents"][0]["nll"] == pytest.approx(total, rel=1e-5)
     assert row["documents"][0]["tokens"] == 99
+
+
+def separate_loop(probe, tokens, length, stride):
+    """Return sum and number of losses, one forward pass of transformers for each window of a document.
+
+    Every window is as long as it can be, with what it begins with, and ends where the next one begins to be
+    scored.
+    """
+    install(probe.model, probe.geometry).use(probe.factors_at(length))
+    begin, losses, done = list(probe.begin), [], 0 if probe.begin else 1
+    while done < len(tokens):
+        most = length - len(begin) if not losses else stride
+        end = min(len(tokens), done + min(most, length - max(1, len(begin))))
+        row = torch.tensor([[*begin, *tokens[max(0, end - length + len(begin)) : end]]])
+        with torch.no_grad():
+            logits = probe.model(row).logits[0, :-1]
+        found = torch.nn.functional.cross_entropy(logits, row[0, 1:], reduction="none")
+        losses += found[len(found) - (end - done) :].tolist()
+        done = end
+    return sum(losses), len(losses)
+
+
+@pytest.mark.parametrize("begin", [(), (7,), (7, 9)])
+@pytest.mark.parametrize(("length", "stride"), [(64, 16), (64, 63), (64, 64), (64, 256), (100, 1)])
+def test_sliding_losses_are_those_of_a_separate_loop_whatever_the_stride(
+    begin, length, stride, store, tmp_path
+):
+    probe = subject(begin=begin)
+    changed = settings(
+        protocol="sliding", stride=stride, max_tokens=150, lengths={"text": [length]}
+    )
+    (row,) = perplexity.evaluate(probe, changed, inputs(store), runtime(tmp_path))
+    assert [document["name"] for document in row["documents"]] == ["a", "b"]
+    for document, first in zip(row["documents"], (0, 300), strict=True):
+        expected, count = separate_loop(probe, flat(store)[first : first + 150], length, stride)
+        assert document["tokens"] == count == (150 if begin else 149)
+        assert document["nll"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("begin", [(7,), (7, 9)])
+def test_a_window_with_bos_keeps_that_many_tokens_of_text_less(begin, store, tmp_path):
+    probe = subject(begin=begin)
+    rows = perplexity.evaluate(probe, settings(), inputs(store), runtime(tmp_path))
+    for row in rows:
+        text = flat(store)[: row["length"] - len(begin)]
+        expected, count = separate_loop(probe, text, row["length"], row["length"])
+        assert row["documents"][0]["tokens"] == count == row["length"] - len(begin)
+        assert row["documents"][0]["nll"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_scores_behind_bos_and_without_it_are_remembered_apart(store, tmp_path):
+    def nlls(begin):
+        rows = perplexity.evaluate(
+            subject(begin=begin), settings(), inputs(store), runtime(tmp_path)
+        )
+        return [document["nll"] for row in rows for document in row["documents"]]
+
+    assert nlls((7,)) != nlls(()) != nlls((8,)) != nlls((7,))
+
+
+def test_what_a_search_scored_is_not_scored_again(store, tmp_path, monkeypatch):
+    """Sum and number of a whole window stand under one key, whoever asks."""
+    probe = subject(begin=(7,))
+    memory = score_memory(
+        inputs(store)["model"],
+        inputs(store)["tokens-text"],
+        "float32",
+        runtime(tmp_path),
+        begin=probe.begin,
+    )
+    text = stretch(TokenStore(store), 0, 0, 63, probe.begin)
+    pool = InProcess(FakeScorer())
+    objective = Objective(pool, memory, [text])
+    objective.scores([objective.unit(probe.factors_at(64), 0)])
+    monkeypatch.setattr(perplexity, "token_nlls", lambda *_, **__: pytest.fail("scored again"))
+    changed = settings(lengths={"text": [64]}, num_documents={"text": 1})
+    (row,) = perplexity.evaluate(probe, changed, inputs(store), runtime(tmp_path))
+    assert row["documents"] == [{"name": "a", "nll": 5.5, "tokens": 63}]
+
+
+class FakeScorer:
+    """A recipe of workers that know the loss of everything."""
+
+    def open(self):
+        return self
+
+    def score(self, unit):
+        return Score(5.5, unit.text.num_scored)
 
 
 def test_shorter_lengths_are_filled_up_with_shorter_documents(store, tmp_path):
@@ -219,6 +325,20 @@ def test_a_passkey_counts_exactly_when_greedy_generation_writes_it(store, tmp_pa
             context = torch.cat([context, following[None]])
         right += bool((context[-count:] == tokens[-count:]).all())
     assert sum(r["correct"] for r in rows) == right
+
+
+def test_a_prompt_behind_bos_has_the_length_that_was_asked_for(store, tmp_path, monkeypatch):
+    byte_tokenizer(store)
+    seen = []
+
+    def spied(model, tokens, *, num_last, **_):
+        seen.append((len(tokens), tokens[:2].tolist()))
+        return np.ones(num_last, bool)
+
+    monkeypatch.setattr(passkey, "greedy_matches", spied)
+    probe = subject(begin=(7, 9))
+    passkey.evaluate(probe, passkey_settings(), inputs(store), runtime(tmp_path))
+    assert seen == [(400, [7, 9])] * 4
 
 
 def test_a_model_that_copies_the_key_gets_every_trial_right(store, tmp_path, monkeypatch):

@@ -62,7 +62,7 @@ def mix(**changes):
         "text_length": 64,
         "num_rows": 24,
         "passkey_fraction": 0.0,
-        "begin_token": 0,
+        "begin": (0,),
         "end_token": 1,
         "seed": 0,
     }
@@ -213,6 +213,7 @@ def test_a_tuned_model_is_written_with_its_factors_and_plain_rope(tokens, tmp_pa
         "text_length": 64,
         "passkey_fraction": 0.0,
         "full_attention": False,
+        "bos": "auto",
     }
     places = {"model": base, "tokenizer": base, "factors": tmp_path / "search", "tokens": tokens}
     inputs = {role: Input(path, role) for role, path in places.items()}

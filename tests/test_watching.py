@@ -14,7 +14,7 @@ import torch
 import workflow_files
 from parallel_runs import compute_node
 from test_parallel_training import write_store
-from test_training import SETTINGS, encode, mix, write_tokens
+from test_training import SETTINGS, TOKENIZER, mix, write_tokens
 from tiny_models import build
 
 from longrope import nodes
@@ -57,7 +57,7 @@ def trained(tokens, work, *callbacks, parallel=None, **changes):
     install(model, geometry(model, 64)).use(FACTORS)
     found = train(
         model,
-        Chunks(TokenStore(tokens), encode, mix()),
+        Chunks(TokenStore(tokens), TOKENIZER, mix()),
         SETTINGS | changes,
         work=work,
         micro_batch_size=2,

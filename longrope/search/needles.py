@@ -22,13 +22,16 @@ KEY_RANGE = (1_000_000, 10_000_000)
 """numbers of 7 digits"""
 
 
-def plant(stretches: Sequence[Text], tokenizer: Path, *, seed: int) -> list[Text]:
+def plant(
+    stretches: Sequence[Text], tokenizer: Path, *, seed: int, begin: Sequence[int] = ()
+) -> list[Text]:
     """Return stretches as the filler of prompts of their own length, of which only the answers count.
 
     Args:
         stretches: of documents; the end of each makes room for question and answer.
         tokenizer: folder of the model's tokenizer.
         seed: decides keys and depths; each stretch has a depth out of a part of its own.
+        begin: ids that every stretch, and so every prompt, begins with.
 
     Raises:
         UserError: if a stretch is too short for a prompt without filler.
@@ -38,15 +41,19 @@ def plant(stretches: Sequence[Text], tokenizer: Path, *, seed: int) -> list[Text
     parts = generator.permutation(len(stretches))
     depths = (parts + generator.random(len(stretches))) / len(stretches)
     return [
-        _planted(stretch, encoder, round(float(depth), 6), int(generator.integers(*KEY_RANGE)))
+        _planted(
+            stretch, encoder, begin, round(float(depth), 6), int(generator.integers(*KEY_RANGE))
+        )
         for stretch, depth in zip(stretches, depths, strict=True)
     ]
 
 
-def _planted(stretch: Text, tokenizer: Tokenizer, depth: float, number: int) -> Text:
+def _planted(
+    stretch: Text, tokenizer: Tokenizer, begin: Sequence[int], depth: float, number: int
+) -> Text:
     length = len(stretch.tokens)
-    filler = tokenizer.decode(stretch.tokens.tolist())
-    prompt = build_prompt(tokenizer, filler, length=length, depth=depth, key=number)
+    filler = tokenizer.decode(stretch.tokens[len(begin) :].tolist())
+    prompt = build_prompt(tokenizer, filler, length=length, depth=depth, key=number, begin=begin)
     key = {**stretch.key, "kind": "needle", "depth": depth, "number": number}
     # the wording and the tokenizer decide the tokens too
     key["tokens"] = _digest(prompt.tokens)

@@ -14,25 +14,47 @@ from longrope.runtime import Input
 from longrope.search.needles import plant
 from longrope.search.pools import Pool
 from longrope.search.workers import Score, Text, Unit
+from longrope.tokenizers import num_unscored
 
 
-def draw_texts(store: TokenStore, *, length: int, count: int, seed: int, what: str) -> list[Text]:
-    """Return `count` random stretches of `length` tokens, from different documents while there are any.
+def draw_texts(
+    store: TokenStore,
+    *,
+    length: int,
+    count: int,
+    seed: int,
+    what: str,
+    begin: Sequence[int] = (),
+) -> list[Text]:
+    """Return `count` random stretches, from different documents while there are any.
+
+    Args:
+        store: documents.
+        length: tokens of each stretch with those that it begins with.
+        count: of stretches.
+        seed: of the draws.
+        what: names the documents in errors.
+        begin: ids that every stretch begins with, before those of its document.
 
     Raises:
-        UserError: naming `what`, if no document has `length` tokens.
+        UserError: naming `what`, if no document is long enough.
     """
+    length -= len(begin)
     generator = np.random.default_rng(seed)
     documents = generator.permutation(store.long_enough(length, what))
     chosen = [int(documents[index % len(documents)]) for index in range(count)]
-    begins = [int(generator.integers(0, store.lengths[d] - length + 1)) for d in chosen]
-    return [stretch(store, d, b, b + length) for d, b in zip(chosen, begins, strict=True)]
+    firsts = [int(generator.integers(0, store.lengths[d] - length + 1)) for d in chosen]
+    return [stretch(store, d, n, n + length, begin) for d, n in zip(chosen, firsts, strict=True)]
 
 
-def stretch(store: TokenStore, document: int, begin: int, end: int) -> Text:
-    """Return tokens begin..end of one document, all of which count but the first."""
-    key = {"document": document, "begin": begin, "end": end}
-    return Text(store.document(document, begin, end), key)
+def stretch(
+    store: TokenStore, document: int, first: int, end: int, begin: Sequence[int] = ()
+) -> Text:
+    """Return tokens first..end of one document behind `begin`; all count that have something before them."""
+    key = {"document": document, "begin": first, "end": end}
+    text = store.document(document, first, end)
+    tokens = np.concatenate([np.array(begin, dtype=np.int64), text])
+    return Text(tokens, key, scored_from=num_unscored(begin))
 
 
 def objective_on(
@@ -44,6 +66,7 @@ def objective_on(
     count: int,
     seed: int,
     what: str,
+    begin: Sequence[int],
     tokenizer: Input | None = None,
 ) -> "Objective":
     """Return the objective on stretches of a token store; arguments and errors of `draw_texts`.
@@ -51,9 +74,9 @@ def objective_on(
     With a tokenizer, on the answers to keys planted in the stretches.
     """
     store = TokenStore(tokens.path)
-    texts = draw_texts(store, length=length, count=count, seed=seed, what=what)
+    texts = draw_texts(store, length=length, count=count, seed=seed, what=what, begin=begin)
     if tokenizer is not None:
-        texts = plant(texts, tokenizer.path, seed=seed)
+        texts = plant(texts, tokenizer.path, seed=seed, begin=begin)
     return Objective(pool, memory, texts)
 
 
@@ -117,15 +140,15 @@ class Objective:
         known = self._memory.get(_key(unit))
         if known is None:
             return None
-        nll, *slopes = known if unit.gradient else [known]
+        nll, num_tokens, *slopes = known
         gradient = tuple(map(float, slopes)) if unit.gradient else None
-        return Score(float(nll), unit.text.num_scored, gradient)
+        return Score(float(nll), int(num_tokens), gradient)
 
     def _remember(self, unit: Unit, score: Score) -> None:
         # A NaN is remembered as text: JSON has none, and scoring it again would not help.
-        numbers = [score.nll, *(score.gradient or ())]
+        numbers = [score.nll, score.num_tokens, *(score.gradient or ())]
         written = [number if math.isfinite(number) else "nan" for number in numbers]
-        self._memory.put(_key(unit), written if unit.gradient else written[0])
+        self._memory.put(_key(unit), written)
 
 
 def _key(unit: Unit) -> Mapping[str, Any]:

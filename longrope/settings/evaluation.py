@@ -1,17 +1,19 @@
 """What is measured on the base and on the extended model."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from longrope.settings.common import Count, Method, Settings, SplitRef, Tokens
+
+WindowLength = Annotated[int, Field(ge=2, json_schema_extra={"unit": "tokens"})]
 
 
 class PerplexitySettings(Settings):
     """Perplexity over corpora and lengths."""
 
     corpora: dict[str, SplitRef] = Field(description="name in the table -> documents")
-    lengths: dict[str, list[Tokens]] = Field(description="name in the table -> lengths")
+    lengths: dict[str, list[WindowLength]] = Field(description="name in the table -> lengths")
     num_documents: dict[str, Count] = Field(description="name in the table -> documents per length")
     protocol: Literal["window", "sliding"] = Field(
         "window", description="window: one truncated window a document; sliding: strided windows"
@@ -19,9 +21,13 @@ class PerplexitySettings(Settings):
     skip_tokens: int = Field(
         0, ge=0, description="tokens left out at the start of each document, such as front matter"
     )
-    stride: Tokens = Field(256, description="tokens scored per sliding window")
+    stride: Tokens = Field(
+        256,
+        description="sliding: tokens scored per window but the first; all that a window can score at lengths "
+        "not above it",
+    )
     max_tokens: Tokens | None = Field(
-        None, description="sliding: tokens scored per document at most"
+        None, description="sliding: tokens read per document at most; not below any length"
     )
     methods: list[Method] = Field(
         ["none", "linear", "ntk", "dynamic_ntk", "yarn", "longrope"],
@@ -30,6 +36,16 @@ class PerplexitySettings(Settings):
     base_max_length: Tokens | None = Field(
         None, description="lengths above are measured on the extended model alone; all if null"
     )
+
+    @model_validator(mode="after")
+    def _whole_windows(self) -> Self:
+        longest = max((n for at in self.lengths.values() for n in at), default=0)
+        if self.protocol == "sliding" and self.max_tokens and self.max_tokens < longest:
+            raise ValueError(
+                f"max_tokens {self.max_tokens} cuts documents below the length {longest}; raise it to at "
+                "least that, or leave the length out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _same_names(self) -> Self:

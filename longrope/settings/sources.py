@@ -33,6 +33,11 @@ class ModelSettings(Settings):
     full_attention: bool = Field(
         False, description="switch a sliding window off; without it such a model is refused"
     )
+    bos: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="whether every window begins with BOS, as one of its tokens: in search, readjustment, "
+        "training and all evaluations; auto: if the tokenizer itself puts it before a text",
+    )
     stand_in: str | None = Field(None, description="what this model stands in for, if it does")
     shape: ModelShape | None = Field(
         None, description="shape of a hub model, for estimates of cost before it is fetched"

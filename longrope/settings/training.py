@@ -177,7 +177,7 @@ class FinetuneSettings(Settings):
     pack_documents: bool = Field(
         False,
         description="cut chunks from all documents, one after the other in random order, so that none is too "
-        "short; else each from one document of at least text_length - 2 tokens",
+        "short; else each from one document that fills a chunk with BOS, where model.bos has it, and EOS",
     )
     batch_size: int = Field(32, gt=0, description="chunks per optimizer step, over all devices")
     learning_rate: float = Field(2e-5, gt=0, description="peak learning rate")

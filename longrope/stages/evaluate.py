@@ -4,7 +4,7 @@ Consumes  model          the base model or the tuned one
           factors-{L}    searches on the base model, for `longrope` without tuning
           table          the factor table of the extended model, for `longrope` with tuning
           and what the task needs: tokens-{corpus}, tokenizer, items
-Produces  scores.json    task, variant, method and the task's rows
+Produces  scores.json    task, variant, method, whether windows begin with BOS, and the task's rows
 """
 
 import importlib
@@ -15,8 +15,9 @@ from longrope.factors import FactorTable, RopeFactors
 from longrope.methods import Geometry, closed_form
 from longrope.models import geometry
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import load_for_scoring, model_folder
+from longrope.scored import load_for_scoring, model_folder, window_begin
 from longrope.subject import Subject
+from longrope.tokenizers import bos_label
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
@@ -28,12 +29,17 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     )
     shape = geometry(model, settings["original_length"])
     subject = Subject(
-        model=model, geometry=shape, method=settings["method"], table=_table(inputs, shape)
+        model=model,
+        geometry=shape,
+        method=settings["method"],
+        table=_table(inputs, shape),
+        begin=window_begin(settings, inputs["model"]),
     )
     # By name: the plan counts the task's module in this node, and no other task's.
     task = importlib.import_module(f"longrope.tasks.{settings['task']}")
     result = {name: settings[name] for name in ("task", "variant", "method")}
     result |= {"protocol": settings["protocol"]} if "protocol" in settings else {}
+    result["bos"] = bos_label(subject.begin)
     result["rows"] = task.evaluate(subject, settings, inputs, runtime)
     (out / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
 

@@ -35,8 +35,8 @@ from longrope.corpora import TokenStore
 from longrope.factors import RopeFactors
 from longrope.models import geometry, load_config, load_model
 from longrope.rotary import install
-from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import model_folder
+from longrope.runtime import Input, Inputs, Runtime, Settings
+from longrope.scored import model_folder, window_begin
 from longrope.settings.training import ParallelSettings
 from longrope.tokenizers import load_encoder
 from longrope.training import Trained, train
@@ -104,6 +104,7 @@ def _watch(settings: Settings, inputs: Inputs, factors: RopeFactors, runtime: Ru
         factors,
         chunk_length=runtime.options["chunk_length"],
         dtype=settings["dtype"],
+        begin=window_begin(settings, inputs["model"]),
         **chosen,
     )
 
@@ -129,7 +130,7 @@ def _rows(settings: Settings, inputs: Inputs, factors: RopeFactors) -> Dataset[d
     """Return the rows of the run: text and passkeys, with skipped positions or between short pieces."""
     seed = settings["seed"]
     tokenizer = load_encoder(inputs["tokenizer"].path)
-    mix = _mix(settings, model_folder(inputs["model"]))
+    mix = _mix(settings, inputs["model"])
     chunks = Chunks(TokenStore(inputs["tokens"].path), tokenizer, mix)
     rows: Dataset[dict[str, Tensor]] = chunks
     if settings.get("position_skipping"):
@@ -164,17 +165,15 @@ def _say(line: str) -> None:
         print(f"finetune: {line}", file=sys.stderr)
 
 
-def _mix(settings: Settings, model: Path) -> Mix:
+def _mix(settings: Settings, model: Input) -> Mix:
     """Return what the rows of text are."""
-    config = load_config(model, full_attention=settings["full_attention"])
-    end = _one(config.eos_token_id)
-    begin = config.bos_token_id
+    config = load_config(model_folder(model), full_attention=settings["full_attention"])
     return Mix(
         text_length=settings["text_length"],
         num_rows=settings["num_steps"] * settings["batch_size"],
         passkey_fraction=settings["passkey_fraction"],
-        begin_token=end if begin is None else begin,
-        end_token=end,
+        begin=window_begin(settings, model),
+        end_token=_one(config.eos_token_id),
         seed=settings["seed"],
         batch_size=settings["batch_size"],
         packed=settings.get("pack_documents", False),

@@ -16,11 +16,12 @@ import numpy as np
 from longrope.factors import FactorTable, RopeFactors
 from longrope.methods import Geometry, closed_form
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import score_memory, scored_geometry
+from longrope.scored import score_memory, scored_geometry, window_begin
 from longrope.search.algorithms import make
 from longrope.search.driver import Problem, closed_form_seeds, search, space_for
 from longrope.search.objective import Objective, objective_on
 from longrope.search.pools import Pool, open_pool
+from longrope.tokenizers import bos_label
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
@@ -32,11 +33,12 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
         for role, source in inputs.items()
         if role.startswith("factors-")
     ]
+    bos = bos_label(window_begin(settings, inputs["model"]))
     with open_pool(settings, inputs["model"], runtime) as pool:
         for length in settings["lengths"]:
             objective = _objective(settings, inputs, runtime, pool, length)
             problem = _problem(settings, shape, tuned, length)
-            entries.append(_searched(settings, problem, objective, out))
+            entries.append(_searched(settings, problem, objective, bos, out))
     table = FactorTable(entries=tuple(sorted(entries, key=lambda entry: entry.target_length)))
     table.save(out / "factor_table.json")
 
@@ -44,21 +46,26 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
 def _objective(
     settings: Settings, inputs: Inputs, runtime: Runtime, pool: Pool, length: int
 ) -> Objective:
+    model, tokens = inputs["model"], inputs["tokens"]
+    begin = window_begin(settings, model)
     return objective_on(
         pool,
-        inputs["tokens"],
-        score_memory(inputs["model"], inputs["tokens"], settings["dtype"], runtime),
+        tokens,
+        score_memory(model, tokens, settings["dtype"], runtime, begin=begin),
         length=length,
         count=settings["num_documents"],
         seed=settings["seed"],
         what=f"readjustment documents for length {length}",
+        begin=begin,
         tokenizer=inputs["tokenizer"] if settings.get("objective") == "needle" else None,
     )
 
 
-def _searched(settings: Settings, problem: Problem, objective: Objective, out: Path) -> RopeFactors:
+def _searched(
+    settings: Settings, problem: Problem, objective: Objective, bos: str, out: Path
+) -> RopeFactors:
     """Return the entry of one length."""
-    provenance = {name: settings[name] for name in ("model", "algorithm", "seed")}
+    provenance = {name: settings[name] for name in ("model", "algorithm", "seed")} | {"bos": bos}
     history = out / f"history-{problem.target_length}.jsonl"
     best = search(problem, make(problem, settings), objective, history, provenance)
     best = with_best_attention_scale(best, objective, settings["num_attention_scales"])

@@ -14,11 +14,12 @@ from pathlib import Path
 from longrope.factors import RopeFactors
 from longrope.methods import Geometry, attention_scale
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import score_memory, scored_geometry
+from longrope.scored import score_memory, scored_geometry, window_begin
 from longrope.search.algorithms import make
 from longrope.search.driver import Problem, closed_form_seeds, search, space_for
 from longrope.search.objective import Objective, objective_on
 from longrope.search.pools import Pool, open_pool
+from longrope.tokenizers import bos_label
 
 HELD_OUT_SEED = 0
 """draws the same held-out documents for every search of a study"""
@@ -31,6 +32,7 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     algorithm = make(problem, settings)
     named = ("model", "algorithm", "seed", "num_documents", "objective")
     provenance = {name: settings[name] for name in named if name in settings}
+    provenance["bos"] = bos_label(window_begin(settings, inputs["model"]))
     with open_pool(settings, inputs["model"], runtime) as pool:
         objective = _objective(settings, inputs, runtime, pool)
         best = search(problem, algorithm, objective, out / "history.jsonl", provenance)
@@ -48,14 +50,16 @@ def _with_held_out(
 ) -> RopeFactors:
     """Return factors with their perplexity on documents that no search sees, the same for all seeds."""
     tokens = inputs["held_out"]
+    begin = window_begin(settings, inputs["model"])
     objective = objective_on(
         pool,
         tokens,
-        score_memory(inputs["model"], tokens, settings["dtype"], runtime),
+        score_memory(inputs["model"], tokens, settings["dtype"], runtime, begin=begin),
         length=settings["target_length"],
         count=settings["num_held_out"],
         seed=HELD_OUT_SEED,
         what=f"held-out documents for length {settings['target_length']}",
+        begin=begin,
     )
     facts = {"held_out_perplexity": objective.perplexity(best)}
     return best.model_copy(update={"provenance": best.provenance | facts})
@@ -83,13 +87,15 @@ def _problem(settings: Settings, inputs: Inputs, shape: Geometry) -> Problem:
 
 def _objective(settings: Settings, inputs: Inputs, runtime: Runtime, pool: Pool) -> Objective:
     tokens = inputs["tokens"]
+    begin = window_begin(settings, inputs["model"])
     return objective_on(
         pool,
         tokens,
-        score_memory(inputs["model"], tokens, settings["dtype"], runtime),
+        score_memory(inputs["model"], tokens, settings["dtype"], runtime, begin=begin),
         length=settings["target_length"],
         count=settings["num_documents"],
         seed=settings["seed"],
         what=f"search documents for target length {settings['target_length']}",
+        begin=begin,
         tokenizer=inputs["tokenizer"] if settings.get("objective") == "needle" else None,
     )

@@ -68,11 +68,16 @@ def evaluate(
     else:
         rotary.use(subject.factors_at(settings["original_length"]))
     tokenizer = load_tokenizer(inputs["tokenizer"].path)
-    return run(subject.model, tokenizer, inputs["items"].path, settings)
+    return run(subject.model, tokenizer, inputs["items"].path, settings, begin=subject.begin)
 
 
 def run(
-    model: Any, tokenizer: Any, mirror: Path, settings: Mapping[str, Any]
+    model: Any,
+    tokenizer: Any,
+    mirror: Path,
+    settings: Mapping[str, Any],
+    *,
+    begin: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Evaluate a model and return one row per benchmark.
 
@@ -83,6 +88,7 @@ def run(
         settings: `tasks` (name -> few-shot examples), `max_items` (first items of each task, all if
             null), `max_length` (prompts are cut on the left to this many tokens) and `seed` (of the
             draw of few-shot examples).
+        begin: ids that every prompt begins with, whatever the tokenizer adds by itself.
 
     Returns:
         rows with keys task, few_shot, items, metric, value, stderr, chance, stand_in.
@@ -94,7 +100,7 @@ def run(
     description = json.loads((mirror / MIRROR_FILE).read_text(encoding="utf-8"))
     rows = []
     with _quiet_and_offline():
-        lm = _language_model(model, tokenizer, settings["max_length"])
+        lm = _language_model(model, tokenizer, settings["max_length"], begin)
         for name, few_shot in settings["tasks"].items():
             origin = description["tasks"].get(name)
             if origin is None:
@@ -202,11 +208,30 @@ def _true_share(row: Row) -> float:
 # lm-eval ------------------------------------------------------------------------------------------
 
 
-def _language_model(model: Any, tokenizer: Any, max_length: int) -> Any:
+def _language_model(model: Any, tokenizer: Any, max_length: int, begin: Sequence[int]) -> Any:
     from lm_eval.models.huggingface import HFLM
 
+    class Prompted(HFLM):  # type: ignore[misc]
+        """Puts the ids before every prompt itself, and keeps them where a prompt is cut on the left."""
+
+        def tok_encode(self, string: str, *_: Any, **__: Any) -> list[int]:
+            ids: list[int] = self.tokenizer.encode(string, add_special_tokens=False)
+            return ids
+
+        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+            prompt, answer = super()._encode_pair(context, continuation)
+            # The last token of an answer is predicted, not read, so that one more fits.
+            room = max_length + 1 - len(begin) - len(answer)
+            return [*begin, *prompt[max(0, len(prompt) - room) :]] if begin else prompt, answer
+
     # Without max_length lm-eval would cut prompts at the model's own idea of its window.
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH_SIZE, max_length=max_length)
+    return Prompted(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=BATCH_SIZE,
+        max_length=max_length,
+        prefix_token_id=begin[-1] if begin else None,
+    )
 
 
 def _scores(lm: Any, sample: Sample, *, few_shot: int, seed: int) -> dict[str, Any]:

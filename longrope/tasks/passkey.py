@@ -25,9 +25,13 @@ def evaluate(
     """Return one row per length and depth: how many trials, how many right."""
     tokenizer = load_encoder(inputs["tokenizer"].path)
     memory = score_memory(
-        inputs["model"], inputs["tokenizer"], settings["dtype"], runtime, task="passkey"
+        inputs["model"],
+        inputs["tokenizer"],
+        settings["dtype"],
+        runtime,
+        begin=subject.begin,
+        task="passkey",
     )
-
     depths = np.linspace(0, 1, settings["num_depths"]).tolist()
     cells = [(length, depth) for length in settings["lengths"] for depth in depths]
     rows = []
@@ -39,7 +43,12 @@ def evaluate(
                 [settings["seed"], length, round(1000 * depth), trial]
             )
             prompt = build_prompt(
-                tokenizer, filler, length=length, depth=depth, key=draw_key(generator)
+                tokenizer,
+                filler,
+                length=length,
+                depth=depth,
+                key=draw_key(generator),
+                begin=subject.begin,
             )
             correct += _answered(subject, prompt.tokens, prompt.num_answer_tokens, memory, runtime)
         rows.append(

@@ -3,6 +3,7 @@
 window   one window of exactly L tokens a document, from its start: context grows from 1 to L. The
          published Proof-pile tables were made so (`--truncate`).
 sliding  windows of L tokens moved by a stride; every token is scored once, the first window whole.
+The tokens that a window begins with (BOS) count among its L; with them the first token of text is scored too.
 Sums of token losses are kept per document; whoever reads them divides once.
 """
 
@@ -15,31 +16,53 @@ import torch
 from numpy.typing import NDArray
 
 from longrope.corpora import TokenStore
+from longrope.errors import UserError
 from longrope.factors import RopeFactors
 from longrope.memory import ScoreMemory
 from longrope.runtime import Inputs, Runtime, Settings
 from longrope.scored import score_memory
 from longrope.scoring import token_nlls
 from longrope.subject import Subject
+from longrope.tokenizers import num_unscored
 
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens begin..end, of which the last `num_scored` are scored."""
+    """Tokens begin..end of a text, of which the last `num_scored` are scored."""
 
     begin: int
     end: int
     num_scored: int
 
 
-def rolling_windows(num_tokens: int, *, window_length: int, stride: int) -> Iterator[Window]:
-    """Yield windows that score every token but the first exactly once."""
-    end = min(window_length, num_tokens)
-    yield Window(0, end, end - 1)
+def rolling_windows(
+    num_tokens: int, *, window_length: int, stride: int, num_begin: int = 0
+) -> Iterator[Window]:
+    """Yield windows that score every token exactly once, but a first one with nothing before it.
+
+    Args:
+        num_tokens: of the text.
+        window_length: tokens of a window, with those that it begins with.
+        stride: tokens scored per window; as many as a window can score if it is longer than that.
+        num_begin: tokens that every window begins with, before those of the text.
+
+    Raises:
+        UserError: if a window has no room for a token to score.
+    """
+    room = window_length - num_begin
+    unscored = 0 if num_begin else 1
+    stride = min(stride, room - unscored)
+    if stride < 1:
+        raise UserError(
+            f"perplexity windows of {window_length} tokens have none to score behind what they begin with; "
+            "ask for longer ones in evaluate.perplexity.lengths."
+        )
+    end = min(room, num_tokens)
+    yield Window(0, end, end - unscored)
     while end < num_tokens:
         scored = min(stride, num_tokens - end)
         end += scored
-        yield Window(max(0, end - window_length), end, scored)
+        yield Window(max(0, end - room), end, scored)
 
 
 def evaluate(
@@ -49,10 +72,20 @@ def evaluate(
     rows = []
     for corpus, lengths in settings["lengths"].items():
         tokens = inputs[f"tokens-{corpus}"]
-        memory = score_memory(inputs["model"], tokens, settings["dtype"], runtime)
+        memory = score_memory(
+            inputs["model"], tokens, settings["dtype"], runtime, begin=subject.begin
+        )
         scorer = _Scorer(subject, TokenStore(tokens.path), memory, settings, runtime)
         rows += scorer.rows(corpus, lengths)
     return rows
+
+
+Score = tuple[float, int]
+"""nats, summed over the scored tokens, and how many these are"""
+
+
+def _summed(nlls: NDArray[np.float64]) -> Score:
+    return float(nlls.sum()), len(nlls)
 
 
 class _Scorer:
@@ -72,6 +105,7 @@ class _Scorer:
         self.settings = settings
         self.chunk_length: int = runtime.options["chunk_length"]
         self.skip: int = settings["skip_tokens"]
+        self.num_begin = len(subject.begin)
 
     def rows(self, corpus: str, lengths: Sequence[int]) -> list[dict[str, Any]]:
         """Return the rows of one corpus, one per length."""
@@ -100,74 +134,89 @@ class _Scorer:
         that hold at least it.
         """
         what = f"perplexity documents of corpus {corpus}"
-        enough = self.store.long_enough(self.skip + length, what)
-        first = [d for d in enough if self.store.lengths[d] >= self.skip + longest]
-        rest = [d for d in enough if self.store.lengths[d] < self.skip + longest]
+        skip = self.skip - self.num_begin
+        enough = self.store.long_enough(skip + length, what)
+        first = [d for d in enough if self.store.lengths[d] >= skip + longest]
+        rest = [d for d in enough if self.store.lengths[d] < skip + longest]
         return (first + rest)[: self._count(corpus)]
 
     def _count(self, corpus: str) -> int:
         wanted = self.settings["num_documents"]
         return int(wanted[corpus] if isinstance(wanted, dict) else wanted)
 
-    def _scores(self, document: int, lengths: Sequence[int]) -> dict[int, tuple[float, int]]:
-        """Return (summed NLL, scored tokens) of one document by length."""
+    def _scores(self, document: int, lengths: Sequence[int]) -> dict[int, Score]:
+        """Return the score of one document by length."""
         if self.settings["protocol"] == "sliding":
             return {length: self._sliding(document, length) for length in lengths}
-        return {length: (self._prefix(document, length, lengths), length - 1) for length in lengths}
+        return {length: self._prefix(document, length, lengths) for length in lengths}
 
-    def _prefix(self, document: int, length: int, lengths: Sequence[int]) -> float:
-        """Return the NLL of the first `length` tokens after the skipped ones.
+    def _prefix(self, document: int, length: int, lengths: Sequence[int]) -> Score:
+        """Return the score of the first window of `length` tokens after the skipped ones.
 
         Under the same factors a shorter window's losses are the first ones of a longer window, so one
         pass over the longest answers all of them.
         """
         factors = self.subject.factors_at(length)
-
-        def key(tokens: int) -> dict[str, object]:
-            return self._key(document, self.skip, self.skip + tokens, tokens - 1, factors)
-
-        known = self.memory.get(key(length))
+        known = self._known(document, self._first(length), factors)
         if known is None:
             identity = factors.identity()
             alike = [n for n in lengths if self.subject.factors_at(n).identity() == identity]
-            same = [n for n in alike if self.memory.get(key(n)) is None]
-            nlls = self._nlls(document, self.skip, self.skip + max(same), factors)
-            for other in same:
-                self.memory.put(key(other), float(nlls[: other - 1].sum()))
-            known = float(nlls[: length - 1].sum())
-        return float(known)
+            same = [n for n in alike if self._known(document, self._first(n), factors) is None]
+            nlls = self._nlls(document, self._first(max(same)), factors)
+            scores = {n: _summed(nlls[: self._first(n).num_scored]) for n in same}
+            for other, score in scores.items():
+                self.memory.put(self._key(document, self._first(other), factors), score)
+            known = scores[length]
+        return known
 
-    def _sliding(self, document: int, length: int) -> tuple[float, int]:
+    def _first(self, length: int) -> Window:
+        """Return the first window of a document."""
+        num_tokens = length - self.num_begin
+        windows = rolling_windows(
+            num_tokens, window_length=length, stride=length, num_begin=self.num_begin
+        )
+        return next(windows)
+
+    def _sliding(self, document: int, length: int) -> Score:
         factors = self.subject.factors_at(length)
         available = int(self.store.lengths[document]) - self.skip
-        num_tokens = min(available, self.settings["max_tokens"] or available)
-        windows = rolling_windows(num_tokens, window_length=length, stride=self.settings["stride"])
-        total = sum(self._window(document, window, factors) for window in windows)
-        return total, num_tokens - 1
+        windows = rolling_windows(
+            min(available, self.settings["max_tokens"] or available),
+            window_length=length,
+            stride=self.settings["stride"],
+            num_begin=self.num_begin,
+        )
+        scores = [self._window(document, window, factors) for window in windows]
+        return sum(nll for nll, _ in scores), sum(count for _, count in scores)
 
-    def _window(self, document: int, window: Window, factors: RopeFactors) -> float:
-        begin, end = self.skip + window.begin, self.skip + window.end
-        key = self._key(document, begin, end, window.num_scored, factors)
-        known = self.memory.get(key)
+    def _window(self, document: int, window: Window, factors: RopeFactors) -> Score:
+        known = self._known(document, window, factors)
         if known is None:
-            nlls = self._nlls(document, begin, end, factors)
-            known = float(nlls[-window.num_scored :].sum())
-            self.memory.put(key, known)
-        return float(known)
+            known = _summed(self._nlls(document, window, factors)[-window.num_scored :])
+            self.memory.put(self._key(document, window, factors), known)
+        return known
 
-    def _key(
-        self, document: int, begin: int, end: int, num_scored: int, factors: RopeFactors
-    ) -> dict[str, object]:
+    def _known(self, document: int, window: Window, factors: RopeFactors) -> Score | None:
+        known = self.memory.get(self._key(document, window, factors))
+        return None if known is None else (float(known[0]), int(known[1]))
+
+    def _key(self, document: int, window: Window, factors: RopeFactors) -> dict[str, object]:
+        begin, end = self.skip + window.begin, self.skip + window.end
         place: dict[str, object] = {"document": document, "begin": begin, "end": end}
         # A whole stretch has the key that the search gives it, so that their scores are shared.
-        scored = {} if num_scored == end - begin - 1 else {"num_scored": num_scored}
+        is_whole = window.num_scored == end - begin - (0 if self.num_begin else 1)
+        scored = {} if is_whole else {"num_scored": window.num_scored}
         return place | scored | factors.identity()
 
-    def _nlls(
-        self, document: int, begin: int, end: int, factors: RopeFactors
-    ) -> NDArray[np.float64]:
-        tokens = torch.from_numpy(self.store.document(document, begin, end))
+    def _nlls(self, document: int, window: Window, factors: RopeFactors) -> NDArray[np.float64]:
+        """Return the losses of the tokens of a window that have something before them."""
+        begin, end = self.skip + window.begin, self.skip + window.end
+        text = self.store.document(document, begin, end)
+        tokens = np.concatenate([np.array(self.subject.begin, dtype=np.int64), text])
         nlls = token_nlls(
-            self.subject.model, tokens, factors=factors, chunk_length=self.chunk_length
+            self.subject.model,
+            torch.from_numpy(tokens),
+            factors=factors,
+            chunk_length=self.chunk_length,
         )
-        return nlls.astype(np.float64)
+        return nlls[num_unscored(self.subject.begin) - 1 :].astype(np.float64)

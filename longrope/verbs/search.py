@@ -25,6 +25,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb.add_argument("--num-documents", type=int, default=5, help="documents to score on")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--dtype", default="float32", help="float32 or bfloat16")
+    verb.add_argument("--bos", default="auto", help="model.bos of a configuration")
     add_workers(verb)
     add_store(verb)
     verb.set_defaults(verb=_search, packages=PACKAGES)
@@ -55,7 +56,12 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed,
         "dtype": options.dtype,
         "attention_scale": "yarn",
-        "model": {"name": "own", "path": options.model, "original_length": length},
+        "model": {
+            "name": "own",
+            "path": options.model,
+            "original_length": length,
+            "bos": options.bos,
+        },
         "corpora": {"own": {"source": source}},
         "search": search,
         "extension": [{"target_length": options.target_length}],

@@ -16,9 +16,9 @@ def blocks(table: pd.DataFrame) -> str:
         order = rows[["variant", "method"]].drop_duplicates()
         wide = rows.pivot(index=["variant", "method"], columns="length", values="ppl")
         wide = wide.reindex(pd.MultiIndex.from_frame(order))
-        protocol = ", ".join(sorted(set(rows["protocol"])))
+        protocol, bos = (", ".join(sorted(set(rows[name]))) for name in ("protocol", "bos"))
         text = wide.to_string(float_format=lambda value: f"{value:.4g}", na_rep="-")
-        parts.append(f"{title}, protocol {protocol}\n{text}")
+        parts.append(f"{title}, protocol {protocol}, BOS {bos}\n{text}")
     return "\n\n".join(parts)
 
 
