@@ -32,6 +32,10 @@ class RopeFactors(BaseModel):
     """context window of the pretrained model, tokens"""
     target_length: int = Field(gt=0)
     """context window these factors are for, tokens"""
+    rope_theta: float | None = Field(default=None, gt=1, allow_inf_nan=False)
+    """base of the model's rotary frequencies, without which factors make no angles; None: not known"""
+    partial_rotary_factor: float | None = Field(default=None, gt=0, le=1)
+    """share of a head's dimensions that is rotated; None: not known"""
     method: str
     """where they come from: a key of METHODS, or `longrope`"""
     provenance: dict[str, str | int | float] = Field(default_factory=dict)
@@ -56,6 +60,11 @@ class RopeFactors(BaseModel):
             "num_start_tokens": self.num_start_tokens,
             "attention_scale": self.attention_scale,
         }
+
+    def origin(self) -> list[str]:
+        """Return in words what says where the factors come from, and only our own format holds."""
+        method = [] if self.method == "longrope" else [f"method ({self.method})"]
+        return method + [f"provenance ({', '.join(self.provenance)})"] * bool(self.provenance)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""

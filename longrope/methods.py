@@ -26,6 +26,8 @@ class Geometry:
     """base of the rotary frequencies"""
     original_length: int
     """context window of the pretrained model, tokens"""
+    partial_rotary_factor: float = 1.0
+    """share of a head's dimensions that is rotated"""
 
     @property
     def periods(self) -> Factors:
@@ -111,7 +113,7 @@ def yarn_attention_scale(scale: float) -> float:
     return 0.1 * math.log(scale) + 1.0 if scale > 1 else 1.0
 
 
-def su_attention_scale(scale: float, original_length: int) -> float:
+def su_attention_scale(scale: float, original_length: float) -> float:
     """Return sqrt(1 + ln scale / ln original_length), transformers' default for `longrope`."""
     return math.sqrt(1 + math.log(scale) / math.log(original_length)) if scale > 1 else 1.0
 
@@ -141,6 +143,8 @@ def closed_form(name: str, geometry: Geometry, target_length: int) -> RopeFactor
         attention_scale=yarn_attention_scale(scale) if name == "yarn" else 1.0,
         original_length=geometry.original_length,
         target_length=target_length,
+        rope_theta=geometry.rope_theta,
+        partial_rotary_factor=geometry.partial_rotary_factor,
         method=name,
     )
 

@@ -98,10 +98,12 @@ def geometry(model: PreTrainedModel, original_length: int) -> Geometry:
             f"{type(model).__name__} does not have one rotary embedding for all layers; choose a "
             f"model of type {', '.join(ARCHITECTURES)}."
         )
+    parameters = model.config.rope_parameters
     return Geometry(
         num_pairs=rotary.inv_freq.numel(),
-        rope_theta=float(model.config.rope_parameters["rope_theta"]),
+        rope_theta=float(parameters["rope_theta"]),
         original_length=original_length,
+        partial_rotary_factor=float(parameters.get("partial_rotary_factor") or 1.0),
     )
 
 

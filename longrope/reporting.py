@@ -7,7 +7,7 @@ one, write a function like `passkey_table`, a short script and a rule in rules/r
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,6 @@ from longrope.results import (
     fine_tunings,
     nodes_of,
     on_all_documents,
-    read_json,
     read_lines,
     write_text,
 )
@@ -40,7 +39,7 @@ BENCHMARKS_COLUMNS = (
     *("value", "stderr", "chance", "stand_in"),
 )
 CONVERGENCE_COLUMNS = (
-    *("search", "length", "iteration", "origin", "scored_tokens", "perplexity", "best"),
+    *("search", "length", "iteration", "origin", "start", "scored_tokens", "perplexity", "best"),
 )
 MEMORY_COLUMNS = ("peak_gpu_memory_mb", "resident_memory_mb", "peak_memory_so_far_mb")
 TRAINING_COLUMNS = (
@@ -53,8 +52,8 @@ TEXT_COLUMNS = (
     *("algorithm", "baseline"),
 )
 RESAMPLES = 1000
-DEFAULT_THETA = 10_000.0
-"""Rotary base of a Llama whose config.json does not say one."""
+START = "seed:"
+"""Begins the origin of what a search starts from."""
 
 
 class Document(TypedDict):
@@ -171,80 +170,95 @@ def _rank(column: "pd.Series[Any]") -> "pd.Series[Any]":
 # Searches ---------------------------------------------------------------------------------------
 
 
-def searched_factors(plan: PlanFile, store: Path) -> list[tuple[str, RopeFactors]]:
+class Searched(NamedTuple):
+    """A factor set and where it was searched."""
+
+    stage: Literal["base", "tuned", "readjusted"]
+    where: str
+    """name of the model that was scored, and what had been done to it"""
+    factors: RopeFactors
+
+
+def searched_factors(plan: PlanFile, store: Path) -> list[Searched]:
     """Return every factor set that was searched, with where it was searched, by length."""
     found = [
-        (_searched_where(node), RopeFactors.read(store / key / "factors.json"))
+        Searched(*_searched_where(node), RopeFactors.read(store / key / "factors.json"))
         for key, node in nodes_of(plan, "search")
     ]
     for key, node in nodes_of(plan, "readjust"):
         entries = FactorTable.read(store / key / "factor_table.json").entries
         # The other entries of the table are those of the searches above.
         chosen = [entry for entry in entries if entry.target_length in node["settings"]["lengths"]]
-        found += [("readjusted", entry) for entry in chosen]
-    return sorted(found, key=lambda item: (item[1].target_length, item[0]))
+        found += [Searched(*_searched_where(node), entry) for entry in chosen]
+    return sorted(found, key=lambda item: (item.factors.target_length, item.where))
 
 
-def _searched_where(node: PlanNode) -> str:
-    """Return which model a search scored: the base model, or the one tuned at some length."""
+def _searched_where(node: PlanNode) -> tuple[Literal["base", "tuned", "readjusted"], str]:
+    """Return whether a search scored the base model or a tuned one, and its name."""
     settings = node["settings"]
+    name = str(settings["model"])
+    if node["kind"] == "readjust":
+        return "readjusted", f"{name}, readjusted"
     if settings["source_length"] == settings["original_length"]:
-        return "base model"
-    return f"model tuned at {settings['source_length']}"
+        return "base", name
+    return "tuned", f"{name}, tuned at {settings['source_length']:,} tokens"
 
 
-def base_geometry(plan: PlanFile, store: Path, factors: RopeFactors) -> Geometry:
-    """Return the rotary geometry of the base model that a factor set belongs to.
+def geometry_of(factors: RopeFactors) -> Geometry:
+    """Return the rotary geometry of the model that factors were searched for.
 
     Raises:
-        UserError: if the base model's config.json is not where the plan says.
+        UserError: if they do not say its rotary base.
     """
-    config = read_json(_base_model_config(plan, store))
-    rope = config.get("rope_parameters") or {}
-    theta = rope.get("rope_theta") or config.get("rope_theta") or DEFAULT_THETA
+    if factors.rope_theta is None:
+        raise UserError(
+            f"the factors for {factors.target_length} tokens do not say their rope_theta; search again."
+        )
     return Geometry(
         num_pairs=len(factors.factors),
-        rope_theta=float(theta),
+        rope_theta=factors.rope_theta,
         original_length=factors.original_length,
     )
-
-
-def _base_model_config(plan: PlanFile, store: Path) -> Path:
-    """Return the config.json of the model whose tokenizer the plan uses, local or fetched."""
-    for node in plan["nodes"].values():
-        if "tokenizer" in node["raw"]:
-            return Path(node["raw"]["tokenizer"]["path"]) / "config.json"
-        if "tokenizer" in node["inputs"]:
-            folder = store / node["inputs"]["tokenizer"]
-            return next(iter(sorted(folder.rglob("config.json"))), folder / "config.json")
-    raise UserError("the plan has no node with a tokenizer; run snakemake again.")
 
 
 def convergence_table(plan: PlanFile, store: Path) -> pd.DataFrame:
     """Return one row per candidate scored on all documents of its search, with the best so far.
 
-    On fewer documents, perplexities depend on which these are, and do not compare.
+    On fewer documents, perplexities depend on which these are, and do not compare. `start` names what the
+    search started from, where the candidate is that: a start may be scored on all documents later.
     """
-    columns = ["search", "length", "iteration", "origin", "scored_tokens", "perplexity"]
     rows = [
-        {"search": name, "length": length} | line
+        {"search": name, "length": length} | line | {"start": starts.get(_values(line), "")}
         for name, length, path in _histories(plan, store)
-        for line in on_all_documents(read_lines(path))
+        for lines in [read_lines(path)]
+        for starts in [_starts(lines)]
+        for line in on_all_documents(lines)
     ]
-    table = pd.DataFrame(rows, columns=columns).astype({"perplexity": float})
+    table = pd.DataFrame(rows, columns=list(CONVERGENCE_COLUMNS[:-1])).astype({"perplexity": float})
     table["perplexity"] = table["perplexity"].replace(math.inf, math.nan)
     table["best"] = table.groupby(["length", "search"])["perplexity"].cummin()
     return table.sort_values(["length", "search"], kind="stable", ignore_index=True)
+
+
+def _starts(lines: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], str]:
+    """Return what a search started from by its values, as its history calls it without `seed:`."""
+    begun = [line for line in reversed(lines) if line["origin"].startswith(START)]
+    return {_values(line): line["origin"].removeprefix(START) for line in begun}
+
+
+def _values(line: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a candidate is, whatever it was scored on."""
+    return (*line["factors"], line["num_start_tokens"], line.get("attention_scale"))
 
 
 def _histories(plan: PlanFile, store: Path) -> Iterator[tuple[str, int, Path]]:
     """Yield where, at which length and in which file a search was recorded."""
     for key, node in nodes_of(plan, "search"):
         length = int(node["settings"]["target_length"])
-        yield _searched_where(node), length, store / key / "history.jsonl"
+        yield _searched_where(node)[1], length, store / key / "history.jsonl"
     for key, node in nodes_of(plan, "readjust"):
         for length in node["settings"]["lengths"]:
-            yield "readjusted", int(length), store / key / f"history-{length}.jsonl"
+            yield _searched_where(node)[1], int(length), store / key / f"history-{length}.jsonl"
 
 
 # Fine-tuning ------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from longrope.cli import main
 from longrope.factors import RopeFactors
@@ -122,7 +123,7 @@ def test_a_conversion_warns_in_one_line_of_what_is_lost(factors: Factors) -> Non
     # 0.1 ln 4 + 1
     assert errors == [
         "longrope: warning: yarn.csv does not hold lengths (256 to 1024), attention scale "
-        "(1.13863), method (yarn)."
+        "(1.13863), rope theta (10000), partial rotary factor (1), method (yarn)."
     ]
     numbers = [float(line) for line in Path("yarn.csv").read_text().splitlines()]
     assert tuple(numbers) == RopeFactors.read(Path("yarn.json")).factors
@@ -151,7 +152,35 @@ def test_a_short_set_goes_into_the_config_and_out_again(factors: Factors) -> Non
     again = ("convert", "yarn.json", "again.json", "--to", "huggingface", "--short", "block.json")
     _, _, errors = factors(*again)
     assert Path("again.json").read_text() == Path("block.json").read_text()
-    assert errors == ["longrope: warning: again.json does not hold method (yarn)."]
+    # 1 is what the CSV's attention scale is assumed to be
+    assert errors == [
+        "longrope: warning: block.json: short_mscale, 1, is used, as vLLM does; transformers scales by "
+        "1.13863.",
+        "longrope: warning: again.json does not hold for transformers an attention scale of 1 up to the "
+        "original length (it is 1.13863 at all lengths), method (yarn).",
+    ]
+
+
+def test_a_block_says_where_it_goes_and_a_csv_needs_the_rotary_base(factors: Factors) -> None:
+    huggingface = ("--to", "huggingface")
+    code, output, _ = factors("convert", "yarn.json", "block.json", *huggingface)
+    assert code == 0
+    for words in (
+        "block.json is for the config.json of the model",
+        '"rope_parameters"',
+        '"original_max_position_embeddings": 256',
+        '"max_position_embeddings": 1024',
+        'remove "rope_scaling"',
+    ):
+        assert words in output
+    assert json.loads(Path("block.json").read_text())["rope_theta"] == 10_000.0
+    csv = ("convert", "falls.csv", "new.json", *huggingface, *LENGTHS)
+    _, _, errors = factors(*csv)
+    assert errors[-1].endswith("without the rope_theta of its model means 10000; give --theta.")
+    assert not Path("new.json").exists()
+    assert factors(*csv, "--theta", "500000", "--partial-rotary-factor", "0.25")[0] == 0
+    written = json.loads(Path("new.json").read_text())
+    assert (written["rope_theta"], written["partial_rotary_factor"]) == (500_000.0, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +209,7 @@ def test_a_figure_has_the_files_the_references_and_the_critical_pair() -> None:
     found = closed_form("linear", GEOMETRY, 1024).model_copy(
         update={"num_start_tokens": 4, "factors": tuple(range(1, 9))}
     )
-    (axes,) = draw([("own.json", found)], GEOMETRY.rope_theta).axes
+    (axes,) = draw([("own.json", found)]).axes
     curves = {line.get_label(): line for line in axes.get_lines()}
     assert list(curves["own.json, 4 start tokens"].get_ydata()) == list(range(1, 9))
     for method, label in {"linear": "PI", "ntk": "NTK", "yarn": "YaRN"}.items():
@@ -190,6 +219,43 @@ def test_a_figure_has_the_files_the_references_and_the_critical_pair() -> None:
     assert set(curves["critical pair: 4"].get_xdata()) == {math.ceil(3.22)}
 
 
+def test_a_figure_has_the_rotary_base_of_its_file_and_not_another(
+    factors: Factors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+
+    def kept(sets: Sequence[tuple[str, RopeFactors]]) -> Figure:
+        drawn.append(draw(sets))
+        return drawn[-1]
+
+    monkeypatch.setattr("longrope.verbs.factors.draw", kept)
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.0, 4.0] * 4}
+    config = {"max_position_embeddings": 1024, "original_max_position_embeddings": 256}
+    config |= {"rope_theta": 500_000.0, "rope_scaling": rope}
+    Path("config.json").write_text(json.dumps(config))
+
+    def plot(*arguments: str) -> tuple[int, str, list[str]]:
+        return factors("plot", "config.json", *arguments, "--output", "a.svg")
+
+    code, _, errors = plot("--theta", "10000")
+    assert code == 0
+    assert "says rope theta 500000; --theta 10000 is not used" in errors[0]
+    (axes,) = drawn[-1].axes
+    assert axes.get_title() == "256 to 1,024 tokens (4x), base 500,000"
+    # 8 ln(256 / 2 pi) / ln 500000 = 2.26
+    assert "critical pair: 3" in [line.get_label() for line in axes.get_lines()]
+    _, _, errors = plot("falls.csv", *LENGTHS)
+    assert any("falls.csv does not say its rope_theta (500,000 of the others" in e for e in errors)
+    # another base has a panel of its own
+    assert plot("yarn.json")[0] == 0
+    assert [axes.get_title()[-11:] for axes in drawn[-1].axes] == ["base 10,000", "ase 500,000"]
+    code, _, errors = plot("yarn.json", "falls.csv", *LENGTHS)
+    assert (code, errors[-1]) == (
+        1,
+        "longrope: error: falls.csv does not say its rope_theta; give --theta.",
+    )
+
+
 def test_sets_of_other_lengths_have_panels_of_their_own() -> None:
     sets = [
         (name, closed_form("yarn", GEOMETRY, length))
@@ -197,18 +263,18 @@ def test_sets_of_other_lengths_have_panels_of_their_own() -> None:
     ]
     panels = [
         {str(line.get_label()) for line in axes.get_lines()} & {"a", "b", "c"}
-        for axes in draw(sets, GEOMETRY.rope_theta).axes
+        for axes in draw(sets).axes
     ]
     assert panels == [{"b"}, {"a", "c"}]
 
 
 def test_dollar_signs_in_a_name_make_no_formula() -> None:
-    (axes,) = draw([("cost$x$.json", closed_form("yarn", GEOMETRY, 512))], 10_000.0).axes
+    (axes,) = draw([("cost$x$.json", closed_form("yarn", GEOMETRY, 512))]).axes
     assert r"cost\$x\$.json" in [str(line.get_label()) for line in axes.get_lines()]
 
 
 def test_a_picture_is_written_with_equal_bytes_for_equal_files(factors: Factors) -> None:
-    files = ("yarn.json", "falls.csv", *LENGTHS, "--start-tokens", "0", "--theta", "500000")
+    files = ("yarn.json", "falls.csv", *LENGTHS, "--start-tokens", "0")
     for name in ("one.svg", "other.svg"):
         assert factors("plot", *files, "--output", name)[0] == 0
     assert Path("one.svg").read_bytes() == Path("other.svg").read_bytes()
@@ -221,7 +287,14 @@ def test_a_picture_is_written_with_equal_bytes_for_equal_files(factors: Factors)
         (("yarn.json", "--output", "a.bmp"), "a.bmp: no kind of picture; end it in one of .pdf"),
         (("yarn.json", "--output", "none/a.svg"), "none/a.svg cannot be written: No such file"),
         (("yarn.json", "--output", "a.svg", "--theta", "1"), "--theta 1: a rotary base is above"),
-        (("one.csv", "--output", "a.svg", *LENGTHS), "one.csv has a single factor, which makes no"),
+        (
+            ("one.csv", "--output", "a.svg", *LENGTHS, "--theta", "1e4"),
+            "one.csv has a single factor, which makes no",
+        ),
+        (
+            ("one.csv", "--output", "a.svg", *LENGTHS),
+            "one.csv does not say its rope_theta; give --t",
+        ),
     ],
 )
 def test_a_plot_that_cannot_be_made_is_refused(

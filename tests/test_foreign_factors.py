@@ -18,7 +18,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from longrope import hyper_parameters
 from longrope.errors import UserError
 from longrope.factors import FactorTable, RopeFactors, first_fall
-from longrope.foreign_factors import FORMATS, Loaded, Told, format_of, read, write
+from longrope.foreign_factors.formats import FORMATS, Loaded, format_of, read, write
+from longrope.foreign_factors.stated import Told
 from longrope.methods import Geometry
 from longrope.rotary import LongRopeRotary
 
@@ -40,6 +41,8 @@ any_factors = st.builds(
     attention_scale=numbers,
     original_length=st.integers(2, 10**6),
     target_length=st.integers(10**6 + 1, 10**7),
+    rope_theta=st.floats(2, 1e7),
+    partial_rotary_factor=st.sampled_from([None, 0.25, 1.0]),
     method=st.sampled_from(["longrope", "yarn"]),
     provenance=st.just({"seed": 3}),
 )
@@ -53,6 +56,7 @@ def make(**changes: Any) -> RopeFactors:
         "attention_scale": 1.2,
         "original_length": 64,
         "target_length": 256,
+        "rope_theta": THETA,
         "method": "yarn",
         "provenance": {"seed": 3},
     }
@@ -96,6 +100,7 @@ def test_our_own_format_gives_back_everything(factors: RopeFactors) -> None:
 def test_a_config_gives_back_all_but_start_tokens_and_origin(factors: RopeFactors) -> None:
     back = there_and_back(factors, "huggingface").factors
     kept = {"factors", "attention_scale", "original_length", "target_length"}
+    kept |= {"rope_theta", "partial_rotary_factor"}
     assert back.model_dump(include=kept) == factors.model_dump(include=kept)
 
 
@@ -150,6 +155,7 @@ def test_a_fall_is_told_with_its_pairs_and_values(tmp_path: Path) -> None:
                 "lengths (64 to 256)",
                 "start tokens (4)",
                 "attention scale (1.2)",
+                "rope theta (500000)",
                 "method (yarn)",
                 "provenance (seed)",
             ],
@@ -158,7 +164,8 @@ def test_a_fall_is_told_with_its_pairs_and_values(tmp_path: Path) -> None:
             "huggingface",
             [
                 "start tokens (4)",
-                "an attention scale of 1 up to the original length (it is 1.2 at all lengths)",
+                "for transformers an attention scale of 1 up to the original length (it is 1.2 at all "
+                "lengths)",
                 "method (yarn)",
                 "provenance (seed)",
             ],
@@ -256,9 +263,8 @@ def test_transformers_turns_a_written_block_into_our_frequencies(
     factors = make(num_start_tokens=0)
     write(tmp_path / "block.json", factors, "huggingface")
     written = json.loads((tmp_path / "block.json").read_text())
-    theta = {"rope_theta": THETA}
-    spelled = {where: written | theta} if where == "rope_parameters" else {where: written} | theta
-    theirs = LlamaRotaryEmbedding(LlamaConfig(max_position_embeddings=256, **LLAMA, **spelled))
+    config = LlamaConfig(max_position_embeddings=256, **LLAMA, **{where: written})
+    theirs = LlamaRotaryEmbedding(config)
     positions, like = torch.arange(65)[None], torch.zeros(1)
     ours = LongRopeRotary(Geometry(num_pairs=8, rope_theta=THETA, original_length=64))
     ours.use(factors)
@@ -323,7 +329,9 @@ def test_the_authors_own_factors_are_read_as_they_are(tmp_path: Path) -> None:
         ("f.json", {"factors": [1, 2]}, "f.json is not a factors file: original_length: Field"),
         ("c.json", {"rope_scaling": None}, "c.json has no block of rope_type longrope"),
         ("c.json", block(rope_type="yarn"), "c.json: rope_type is yarn; only longrope has"),
-        ("c.json", block(factor="4"), "c.json: its lengths and its factor must be positive"),
+        ("c.json", block(factor="4"), "c.json: factor must be a positive number, got '4'; repair"),
+        ("c.json", block(factor=4, long_mscale=0), "c.json: long_mscale must be a positive number"),
+        ("c.json", block(factor=4, rope_theta=True), "c.json: rope_theta must be a positive num"),
         ("c.json", block(factor=4, long_factor=["1"]), "c.json: long_factor must be a list of nu"),
         ("c.json", block(), "c.json does not say its target length; give --target-length"),
         ("c.json", block(original_max_position_embeddings=None), "say its original length; give"),
@@ -357,6 +365,13 @@ def test_a_csv_without_lengths_is_refused_by_the_option_to_give(tmp_path: Path) 
         ),
         ("huggingface", make(), make(factors=(1.0,)), "out: --short has 1 factors, not 8"),
         ("csv", make(), make(), "only huggingface holds a short set"),
+        ("huggingface", make(rope_theta=None), None, "means 10000; give --theta"),
+        (
+            "huggingface",
+            make(),
+            make(rope_theta=10_000.0),
+            "--short is for rope theta 10000, not 500000; give sets of one model",
+        ),
     ],
 )
 def test_factors_without_a_place_in_a_format_are_refused(

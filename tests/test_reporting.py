@@ -113,6 +113,7 @@ class ResultsFolder:
     def add_searches(self) -> None:
         for length, source in ((1024, 256), (2048, 256), (8192, 256), (8192, 2048)):
             settings = {"target_length": length, "source_length": source, "original_length": 256}
+            settings |= {"model": "tiny"}
             files = {
                 "factors.json": json.dumps(searched(length, source).model_dump()),
                 "history.jsonl": history(length + source),
@@ -126,7 +127,7 @@ class ResultsFolder:
             "history-256.jsonl": history(1),
             "history-512.jsonl": history(2),
         }
-        self.add("readjust", "tiny-ft2048", {"lengths": [256, 512]}, **files)
+        self.add("readjust", "tiny-ft2048", {"lengths": [256, 512], "model": "tiny"}, **files)
 
     def add_perplexities(self) -> None:
         names = {"pg19": "pg19-test", "proof_pile": "proof_pile-test", "proofs": "proof_pile-test"}
@@ -189,6 +190,7 @@ def searched(length, source) -> RopeFactors:
         num_start_tokens=4,
         original_length=256,
         target_length=length,
+        rope_theta=GEOMETRY.rope_theta,
         method="longrope",
     )
 
@@ -198,9 +200,9 @@ def history(seed) -> str:
     lines = []
     for candidate in range(200):
         ppl = None if candidate == 7 else 9 + 6 * math.exp(-candidate / 40) * rng.expovariate(1)
-        origin = ("linear", "ntk", "yarn")[candidate] if candidate < 3 else "mutation"
+        origin = f"seed:{('linear', 'ntk', 'yarn')[candidate]}" if candidate < 3 else "mutation"
         line = {"iteration": candidate // 32, "candidate": candidate, "origin": origin}
-        line |= {"factors": [1.0], "num_start_tokens": 0, "perplexity": ppl}
+        line |= {"factors": [1.0 + candidate], "num_start_tokens": 0, "perplexity": ppl}
         line |= {"documents": [0, 1], "scored_tokens": 1000 * (candidate + 1)}
         if candidate == 11:  # an easy document alone
             line |= {"documents": [1], "perplexity": 1.5}
@@ -456,39 +458,21 @@ def test_a_missing_result_is_refused_by_its_path(results):
 
 def test_searched_factors_stand_by_length_and_readjusted_ones_appear_once(results):
     found = reporting.searched_factors(results.plan, results.store)
-    assert [(factors.target_length, where) for where, factors in found] == [
-        (256, "readjusted"),
-        (512, "readjusted"),
-        (1024, "base model"),
-        (2048, "base model"),
-        (8192, "base model"),
-        (8192, "model tuned at 2048"),
+    assert [(each.factors.target_length, each.stage, each.where) for each in found] == [
+        (256, "readjusted", "tiny, readjusted"),
+        (512, "readjusted", "tiny, readjusted"),
+        (1024, "base", "tiny"),
+        (2048, "base", "tiny"),
+        (8192, "base", "tiny"),
+        (8192, "tuned", "tiny, tuned at 2,048 tokens"),
     ]
 
 
-@pytest.mark.parametrize(
-    ("config", "theta"),
-    [
-        ({"rope_parameters": {"rope_theta": 200.0}}, 200.0),
-        ({"rope_theta": 500_000.0, "rope_parameters": None}, 500_000.0),
-        ({}, 10_000.0),
-    ],
-)
-@pytest.mark.parametrize("fetched", [False, True])
-def test_the_rotary_base_is_read_from_a_local_and_from_a_fetched_model(
-    results, config, theta, fetched
-):
-    folder = results.base
-    if fetched:
-        key = results.add("fetch", "hub-model", {})
-        folder = results.store / key / "files"
-        folder.mkdir()
-        for node in results.nodes.values():
-            node["raw"], node["inputs"] = {}, {"tokenizer": key}
-        results.save_plan()
-    (folder / "config.json").write_text(json.dumps(config))
-    geometry = reporting.base_geometry(results.plan, results.store, searched(1024, 256))
-    assert geometry == Geometry(num_pairs=32, rope_theta=theta, original_length=256)
+def test_the_figure_of_factors_has_the_rotary_base_that_they_were_searched_under():
+    assert reporting.geometry_of(searched(1024, 256)) == GEOMETRY
+    unsaid = searched(1024, 256).model_copy(update={"rope_theta": None})
+    with pytest.raises(UserError, match="1024 tokens do not say their rope_theta; search again"):
+        reporting.geometry_of(unsaid)
 
 
 def test_the_best_perplexity_never_rises_and_skips_candidates_without_a_score(results):

@@ -56,6 +56,8 @@ class Problem:
             attention_scale=self.attention_scale if searched is None else searched,
             original_length=self.geometry.original_length,
             target_length=self.target_length,
+            rope_theta=self.geometry.rope_theta,
+            partial_rotary_factor=self.geometry.partial_rotary_factor,
             method="longrope",
         )
 

@@ -12,8 +12,11 @@ from tabulate import tabulate
 from longrope import configuration, hyper_parameters
 from longrope.errors import UserError
 from longrope.factors import RopeFactors, log_ratios
-from longrope.foreign_factors import FORMATS, Loaded, Told, format_of, read, write
+from longrope.foreign_factors.formats import FORMATS, Loaded, format_of, read, write
+from longrope.foreign_factors.huggingface import placement
+from longrope.foreign_factors.stated import Told
 from longrope.methods import Geometry, closed_form, critical_pair
+from longrope.ticks import log_ticks, minor_log_ticks, tick_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +33,6 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "svg.hashsalt": "longrope",
 }
-DEFAULT_THETA = 10_000.0
 
 Named = tuple[str, RopeFactors]
 
@@ -42,7 +44,6 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     plot = actions.add_parser("plot", help="draw factors by rotary pair against PI, NTK and YaRN")
     plot.add_argument("files", type=Path, nargs="+", metavar="FILE")
     plot.add_argument("--output", type=Path, required=True, help="picture, .svg, .png or .pdf")
-    plot.add_argument("--theta", type=float, default=DEFAULT_THETA, help="rotary base of the model")
     plot.set_defaults(verb=_plot)
     compare = actions.add_parser("compare", help="print two sets of factors side by side")
     compare.add_argument("files", type=Path, nargs=2, metavar="FILE")
@@ -67,16 +68,22 @@ def _add_reading(action: argparse.ArgumentParser) -> None:
     told.add_argument("--target-length", type=int, metavar="TOKENS", help="or entry of a table")
     told.add_argument("--start-tokens", type=int, metavar="TOKENS")
     told.add_argument("--attention-scale", type=float, metavar="NUMBER")
+    told.add_argument("--theta", type=float, metavar="NUMBER", help="rope_theta of the model")
+    told.add_argument("--partial-rotary-factor", type=float, metavar="NUMBER")
     told.add_argument("--short-set", action="store_true", help="short_factor of a config")
 
 
 def _load(path: Path, options: argparse.Namespace) -> Loaded:
     """Read a file of factors and print what is to be said of it."""
+    if options.theta is not None and not options.theta > 1:
+        raise UserError(f"--theta {options.theta:g}: a rotary base is above 1; see rope_theta.")
     told = Told(
         original_length=options.original_length,
         target_length=options.target_length,
         num_start_tokens=options.start_tokens,
         attention_scale=options.attention_scale,
+        rope_theta=options.theta,
+        partial_rotary_factor=options.partial_rotary_factor,
         short=options.short_set,
     )
     loaded = read(path, options.source, told)
@@ -130,6 +137,8 @@ def _convert_factors(options: argparse.Namespace) -> None:
     _refuse_to_replace(options.output)
     short = _short(options.short, loaded.factors) if options.short else None
     _warn_of_lost(options.output, write(options.output, loaded.factors, name, short))
+    if name == "huggingface":
+        print(placement(options.output, loaded.factors))
 
 
 def _refuse_to_replace(output: Path) -> None:
@@ -182,8 +191,14 @@ def _facts(one: Named, other: Named) -> str:
         ("target length", f"{a.target_length:,}", f"{b.target_length:,}"),
         ("start tokens", f"{a.num_start_tokens:,}", f"{b.num_start_tokens:,}"),
         ("attention scale", f"{a.attention_scale:.6g}", f"{b.attention_scale:.6g}"),
+        ("rope theta", _known(a.rope_theta), _known(b.rope_theta)),
+        ("rotated share", _known(a.partial_rotary_factor), _known(b.partial_rotary_factor)),
     ]
     return _table(rows, ("", "A", "B"), ("left", "left", "left"))
+
+
+def _known(value: float | None) -> str:
+    return "not said" if value is None else f"{value:,.10g}"
 
 
 def _pairs(a: RopeFactors, b: RopeFactors) -> str:
@@ -213,11 +228,9 @@ def _plot(options: argparse.Namespace) -> None:
     output: Path = options.output
     if output.suffix not in PICTURES:
         raise UserError(f"{output}: no kind of picture; end it in one of {', '.join(PICTURES)}.")
-    if not options.theta > 1:
-        raise UserError(f"--theta {options.theta:g}: a rotary base is above 1; see rope_theta.")
-    sets = [(str(path), _load(path, options).factors) for path in options.files]
+    sets = with_theta([(str(path), _load(path, options).factors) for path in options.files])
     with matplotlib.rc_context(STYLE):
-        picture = draw(sets, options.theta)
+        picture = draw(sets)
         undated = {"Creator": None, "Date": None} if output.suffix == ".svg" else None
         try:
             picture.savefig(output, metadata=undated, dpi=150)
@@ -225,29 +238,51 @@ def _plot(options: argparse.Namespace) -> None:
             raise UserError(f"{output} cannot be written: {error.strerror}.") from None
 
 
-def draw(sets: Sequence[Named], theta: float) -> "Figure":
-    """Return a figure with a panel for all sets of equal lengths and number of pairs.
+def with_theta(sets: Sequence[Named]) -> list[Named]:
+    """Return sets that all say their rotary base: one that does not has that of the others.
+
+    Raises:
+        UserError: if none says it, or the others say different ones.
+    """
+    bases = {factors.rope_theta for _, factors in sets} - {None}
+    unsaid = [name for name, factors in sets if factors.rope_theta is None]
+    if unsaid and len(bases) != 1:
+        raise UserError(f"{unsaid[0]} does not say its rope_theta; give --theta.")
+    base = next(iter(bases))
+    _warn(
+        f"{name} does not say its rope_theta ({base:,.10g} of the others is taken)"
+        for name in unsaid
+    )
+    return [
+        (name, factors if factors.rope_theta else factors.model_copy(update={"rope_theta": base}))
+        for name, factors in sets
+    ]
+
+
+def draw(sets: Sequence[Named]) -> "Figure":
+    """Return a figure with a panel for all sets of equal lengths, rotary base and number of pairs.
 
     Args:
-        sets: name and factors of each curve.
-        theta: base of the rotary frequencies, for YaRN and the critical pair.
+        sets: name and factors of each curve, which say their rotary base: YaRN and the critical pair
+            depend on it.
     """
     from matplotlib.figure import Figure
 
     groups = [list(alike) for _, alike in groupby(sorted(sets, key=_panel_key), key=_panel_key)]
     figure = Figure(figsize=(5.2 * len(groups), 4.6), layout="constrained")
     for number, alike in enumerate(groups, 1):
-        _panel(figure.add_subplot(1, len(groups), number), alike, theta)
+        _panel(figure.add_subplot(1, len(groups), number), alike)
     return figure
 
 
-def _panel_key(named: Named) -> tuple[int, int, int]:
+def _panel_key(named: Named) -> tuple[int, int, int, float]:
     factors = named[1]
-    return factors.original_length, factors.target_length, len(factors.factors)
+    assert factors.rope_theta is not None, "sets without a base have none to be drawn with"
+    return factors.original_length, factors.target_length, len(factors.factors), factors.rope_theta
 
 
-def _panel(axes: "Axes", sets: Sequence[Named], theta: float) -> None:
-    original, target, num_pairs = _panel_key(sets[0])
+def _panel(axes: "Axes", sets: Sequence[Named]) -> None:
+    original, target, num_pairs, theta = _panel_key(sets[0])
     if num_pairs < 2:
         raise UserError(f"{sets[0][0]} has a single factor, which makes no curve.")
     geometry = Geometry(num_pairs=num_pairs, rope_theta=theta, original_length=original)
@@ -258,11 +293,21 @@ def _panel(axes: "Axes", sets: Sequence[Named], theta: float) -> None:
         axes.plot(factors.factors, linewidth=1.8, label=_label(name, factors))
     critical = critical_pair(geometry)
     axes.axvline(critical, color="0.2", linewidth=0.8, label=f"critical pair: {critical}")
-    axes.set_yscale("log")
+    _log_scale(axes)
     axes.set_title(f"{original:,} to {target:,} tokens ({target / original:g}x), base {theta:,g}")
     axes.set_xlabel("rotary pair (0 turns fastest)")
-    axes.set_ylabel("rescale factor")
+    axes.set_ylabel("rescale factor (log scale)")
     axes.legend(fontsize=7, frameon=False)
+
+
+def _log_scale(axes: "Axes") -> None:
+    """Make the vertical axis logarithmic, once all is drawn, with plain numbers."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    ticks = log_ticks(low, high)
+    axes.set_yticks(ticks, [tick_label(tick) for tick in ticks])
+    axes.set_yticks(minor_log_ticks(low, high), minor=True)
+    axes.yaxis.set_minor_formatter("")
 
 
 def _label(name: str, factors: RopeFactors) -> str:

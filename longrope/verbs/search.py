@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "dtype": options.dtype,
         "attention_scale": "yarn",
         "model": {
-            "name": "own",
+            "name": _name(Path(options.model)),
             "path": options.model,
             "original_length": length,
             "bos": options.bos,
@@ -66,6 +67,12 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "search": search,
         "extension": [{"target_length": options.target_length}],
     }
+
+
+def _name(folder: Path) -> str:
+    """Return what results call the model in a folder: the folder's name, as far as a label may hold it."""
+    words = re.sub("[^a-z0-9.-]+", "-", folder.resolve().name.lower())
+    return words.strip("-.") or "model"
 
 
 def _window(folder: Path) -> int:

@@ -4,20 +4,23 @@ A new method needs its row in LABELS, COLOURS and MARKERS; a test compares them 
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from longrope.ticks import log_ticks, minor_log_ticks, tick_label
 
 LABELS = {
     "none": "no scaling",
@@ -52,8 +55,16 @@ SEEN = 1.3
 """Candidates this many times worse than the best are cut off, or the descent would not be seen."""
 SIZE = (4.0, 3.2)
 """Inches, of one panel."""
-ENTRY_WIDTH = 1.9
-"""Inches, of the widest entry of a legend."""
+HANDLE_WIDTH = 0.65
+"""Inches, of an entry of a legend beside its words."""
+TITLE_SIZE = 11
+"""Points, of the title of a figure."""
+LINE_HEIGHT = 0.2
+"""Inches, of a line of a title and of a row of a legend."""
+LOG = " (log\N{NO-BREAK SPACE}scale)"
+"""Ends the label of every logarithmic axis."""
+X_GAP = 0.12
+"""Least distance of two numbers under a panel, as a share of its width."""
 STYLE = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -63,6 +74,8 @@ STYLE = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
     "svg.hashsalt": "longrope",
+    # a name may have dollar signs
+    "text.parse_math": False,
 }
 matplotlib.rcParams.update(STYLE)
 
@@ -102,16 +115,63 @@ def panels(count: int, columns: int = 3, *, same_y: bool = False) -> tuple[Figur
 
 def finish(figure: Figure, title: str, note: str, legend_from: Sequence[Axes] = ()) -> Figure:
     """Add a title, the note on stand-ins below it, and one legend under all panels."""
-    figure.suptitle(f"{title}\n{note}" if note else title, fontsize=11)
+    width = figure.get_figwidth() - 0.4
+    head = "\n".join(wrapped(text, width, TITLE_SIZE) for text in (title, note) if text)
+    figure.suptitle(head, fontsize=TITLE_SIZE)
+    lines = head.count("\n") + add_legend(figure, legend_from, width)
+    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * max(0, lines - 2))
+    return figure
+
+
+def add_legend(figure: Figure, legend_from: Sequence[Axes], width: float) -> int:
+    """Add one legend under all panels, at most `width` inches wide; return its lines."""
+    size = matplotlib.rcParams["font.size"]
     entries = {
-        label: handle
+        wrapped(label, width - HANDLE_WIDTH, size): handle
         for axes in legend_from
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    if entries:
-        columns = min(len(entries), int(figure.get_figwidth() / ENTRY_WIDTH))
-        figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
-    return figure
+    if not entries:
+        return 0
+    widest = max(text_width(line, size) for label in entries for line in label.split("\n"))
+    columns = max(1, min(len(entries), int(width / (widest + HANDLE_WIDTH))))
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
+    return math.ceil(sum(label.count("\n") + 1 for label in entries) / columns)
+
+
+def panel_title(axes: Axes, title: str) -> None:
+    """Give a panel a title that is wrapped to its width."""
+    axes.set_title(wrapped(title, SIZE[0] - 0.7, matplotlib.rcParams["axes.titlesize"]))
+
+
+def row_labels(grid: Sequence[Axes], label: str) -> None:
+    """Label the vertical axis of the first panel of every row."""
+    for axes in grid:
+        place = axes.get_subplotspec()
+        if place is not None and place.is_first_col():
+            axes.set_ylabel(wrapped(label, SIZE[1] - 0.8, matplotlib.rcParams["font.size"]))
+
+
+def wrapped(text: str, width: float, size: float) -> str:
+    """Return a text in lines of at most `width` inches, broken at spaces where there are some."""
+    whole = text_width(text, size)
+    if whole <= width:
+        return text
+    characters = int(len(text) * width / whole) + 8
+    while True:
+        lines = textwrap.wrap(text, characters)
+        if characters == 1 or max(text_width(line, size) for line in lines) <= width:
+            return "\n".join(lines)
+        characters -= 1
+
+
+def text_width(text: str, size: float) -> float:
+    """Return the inches of a line of text in the font of all figures."""
+    font = get_font(findfont(FontProperties()))
+    font.set_size(size, 72)
+    font.set_text(text, 0.0)
+    # in 64ths of a point
+    return float(font.get_width_height()[0]) / 64 / 72
 
 
 def nothing_to_draw(sentence: str) -> Figure:
@@ -128,7 +188,7 @@ def length_axis(axes: Axes, lengths: Sequence[int]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(lengths))))
     axes.xaxis.set_major_formatter(FuncFormatter(length_label))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("length (tokens)")
+    axes.set_xlabel(f"length in tokens{LOG}")
 
 
 def cut_far_above(axes: Axes, perplexities: "pd.Series[float]") -> None:
@@ -139,22 +199,19 @@ def cut_far_above(axes: Axes, perplexities: "pd.Series[float]") -> None:
         axes.set_ylim(best - margin, min(worst, SEEN * best) + margin)
 
 
-def plain_log_ticks(axis: Axis) -> None:
-    """Label a logarithmic axis with a few plain numbers instead of powers of ten."""
-    low, high = axis.get_view_interval()
-    decades = math.log10(high / low)
-    steps = [1] if decades > 3.5 else [1, 3] if decades > 1.7 else [1, 2, 5]
-    ladder = np.outer(10.0 ** np.arange(-3, 12), steps).ravel()
-    inside = ladder[(ladder >= low) & (ladder <= high)]
-    # Less than a decade holds too few rungs of the ladder; evenly spaced numbers serve it better.
-    axis.set_major_locator(FixedLocator(inside.tolist()) if decades > 0.8 else MaxNLocator(6))
-    axis.set_major_formatter(FuncFormatter(_plain))
-    axis.set_minor_locator(NullLocator())
+def log_axis(axes: Axes, name: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, once all is drawn, with plain numbers close enough to read between.
 
-
-def _plain(value: float, position: object) -> str:
-    del position
-    return f"{value:,.0f}" if 1000 <= value < 1e6 else f"{value:g}"
+    Its label must end in LOG.
+    """
+    axes.set_xscale("log") if name == "x" else axes.set_yscale("log")
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    low, high = sorted(axis.get_view_interval())
+    gap = {"gap": X_GAP} if name == "x" else {}
+    axis.set_major_locator(FixedLocator(log_ticks(low, high, **gap)))
+    axis.set_major_formatter(FuncFormatter(lambda value, position: tick_label(value)))
+    axis.set_minor_locator(FixedLocator(minor_log_ticks(low, high)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def length_label(length: float, position: object = None) -> str:

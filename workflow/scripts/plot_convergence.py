@@ -10,6 +10,13 @@ from matplotlib.ticker import MaxNLocator
 from longrope.reporting import convergence_table
 from longrope.results import model_note, read_plan, store_of
 
+START_LABELS = {
+    **figures.LABELS,
+    "mixed": "YaRN as the public code mixes it",
+    "tuned": "factors of the fine-tuning",
+}
+"""what a search starts from -> what the legend calls it; ramps are called by their name"""
+
 
 def draw(table: pd.DataFrame, *, note: str = "") -> Figure:
     """Return the figure of a convergence table, one panel per search."""
@@ -17,8 +24,8 @@ def draw(table: pd.DataFrame, *, note: str = "") -> Figure:
     figure, grid = figures.panels(len(searches))
     for axes, ((length, search), rows) in zip(grid, searches, strict=True):
         draw_panel(axes, rows)
-        axes.set_title(f"{figures.length_label(length)} tokens, {search}")
-    grid[0].set_ylabel("perplexity on the search documents")
+        figures.panel_title(axes, f"{figures.length_label(length)} tokens, {search}")
+    figures.row_labels(grid, "perplexity on the search documents")
     return figures.finish(figure, "Convergence of the searches", note, grid)
 
 
@@ -34,22 +41,33 @@ def draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
         linewidth=2,
         label="best so far",
     )
-    draw_seeds(axes, rows)
     figures.cut_far_above(axes, rows["perplexity"])
+    draw_starts(axes, rows)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("scored tokens (millions)")
 
 
-def draw_seeds(axes: Axes, rows: pd.DataFrame) -> None:
-    """Draw the closed-form factors that the search started from as horizontal lines."""
-    seeds = rows[rows["origin"].isin(figures.LABELS)].drop_duplicates("origin")
-    for method, loss in zip(seeds["origin"], seeds["perplexity"], strict=True):
-        axes.axhline(
-            loss,
-            color=figures.COLOURS[method],
-            linestyle="--",
-            linewidth=1.3,
-            label=f"seed: {figures.LABELS[method]}",
+def draw_starts(axes: Axes, rows: pd.DataFrame) -> None:
+    """Draw the factors that the search started from as horizontal lines, and name those above the frame."""
+    starts = rows[rows["start"] != ""].dropna(subset="perplexity").drop_duplicates("start")
+    above = []
+    starts = starts.sort_values("perplexity", kind="stable")
+    for name, value in zip(starts["start"], starts["perplexity"], strict=True):
+        label, colour = START_LABELS.get(name, name), figures.COLOURS.get(name, "0.3")
+        if value > axes.get_ylim()[1]:
+            above.append(f"{label}: {value:.4g}")
+        else:
+            axes.axhline(
+                value, color=colour, linestyle="--", linewidth=1.3, label=f"start: {label}"
+            )
+    if above:
+        axes.text(
+            *(0.98, 0.97, "\n".join(["starts above the frame:", *above])),
+            ha="right",
+            va="top",
+            fontsize=7,
+            transform=axes.transAxes,
+            bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 2},
         )
 
 

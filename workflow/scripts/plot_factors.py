@@ -7,51 +7,56 @@ import figures
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from longrope.factors import RopeFactors
 from longrope.methods import Geometry, closed_form
-from longrope.reporting import base_geometry, searched_factors
+from longrope.reporting import Searched, geometry_of, searched_factors
 from longrope.results import model_note, read_plan, store_of
 
 REFERENCES = ("linear", "ntk", "yarn")
 # Searches at one length differ by the model they scored; dashes tell them apart in one colour.
-DASHES = {"base model": "-", "readjusted": ":"}
-TUNED_DASHES = "--"
+DASHES = {"base": "-", "tuned": "--", "readjusted": ":"}
 
 
-def draw(searched: list[tuple[str, RopeFactors]], geometry: Geometry, *, note: str = "") -> Figure:
+def draw(searched: list[Searched], geometry: Geometry, *, note: str = "") -> Figure:
     """Return the figure; `searched` is ordered by length and says where each set was searched."""
     by_length = [
-        (length, list(sets)) for length, sets in groupby(searched, lambda s: s[1].target_length)
+        (length, list(sets))
+        for length, sets in groupby(searched, lambda each: each.factors.target_length)
     ]
     figure, grid = figures.panels(len(by_length))
     for axes, (length, sets) in zip(grid, by_length, strict=True):
         draw_panel(axes, length, sets, geometry)
-    grid[0].set_ylabel("rescale factor")
+    figures.row_labels(grid, f"rescale factor{figures.LOG}")
     return figures.finish(figure, "Rescale factors of the rotary pairs", note, grid)
 
 
-def draw_panel(
-    axes: Axes, length: int, sets: list[tuple[str, RopeFactors]], geometry: Geometry
-) -> None:
+def draw_panel(axes: Axes, length: int, sets: list[Searched], geometry: Geometry) -> None:
     """Draw the factors for one length, in tokens."""
     for method in REFERENCES:
         factors = closed_form(method, geometry, length).factors
         colour, label = figures.COLOURS[method], figures.LABELS[method]
         axes.plot(factors, color=colour, linewidth=1.3, label=label)
-    for where, found in sets:
+    for each in sets:
         axes.plot(
-            found.factors,
-            DASHES.get(where, TUNED_DASHES),
+            each.factors.factors,
+            DASHES[each.stage],
             color=figures.COLOURS["longrope"],
             linewidth=2,
-            label=f"LongRoPE, {where}",
+            label=f"LongRoPE, {each.where}",
         )
-    axes.set_yscale("log")
-    figures.plain_log_ticks(axes.yaxis)
-    starts = " and ".join(str(found.num_start_tokens) for _, found in sets)
+    figures.log_axis(axes, "y")
+    starts = start_tokens(sets)
     scale = f"{length / geometry.original_length:g}x"
-    axes.set_title(f"{figures.length_label(length)} tokens ({scale}), start tokens {starts}")
+    title = f"{figures.length_label(length)} tokens ({scale}), start tokens {starts}"
+    figures.panel_title(axes, title)
     axes.set_xlabel("rotary pair (0 turns fastest)")
+
+
+def start_tokens(sets: list[Searched]) -> str:
+    """Return the start tokens of some sets, once if they are alike."""
+    counts = [each.factors.num_start_tokens for each in sets]
+    if len(set(counts)) == 1:
+        return str(counts[0])
+    return ", ".join(f"{n} ({each.stage})" for n, each in zip(counts, sets, strict=True))
 
 
 if __name__ == "__main__":
@@ -59,6 +64,5 @@ if __name__ == "__main__":
     plan = read_plan(paths.plan)
     store = store_of(paths.plan)
     searched = searched_factors(plan, store)
-    geometry = base_geometry(plan, store, searched[0][1])
-    figure = draw(searched, geometry, note=model_note(plan))
+    figure = draw(searched, geometry_of(searched[0].factors), note=model_note(plan))
     figures.save(figure, paths.svg, paths.png)

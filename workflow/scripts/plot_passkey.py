@@ -20,9 +20,11 @@ def draw(table: pd.DataFrame, *, note: str = "") -> Figure:
     figure, grid = figures.panels(len(series), columns=4)
     for axes, ((variant, method), rows) in zip(grid, series, strict=True):
         image = draw_panel(axes, rows)
-        axes.set_title(figures.series_label(variant, method))
-    grid[0].set_ylabel("depth of the passkey")
-    figure.colorbar(image, ax=grid, label="passkeys retrieved (%)", pad=0.01)
+        figures.panel_title(axes, figures.series_label(variant, method))
+    figures.row_labels(grid, "depth of the passkey (0: start)")
+    fewest, most = table["trials"].min(), table["trials"].max()
+    trials = f"{most}" if fewest == most else f"{fewest} to {most}"
+    figure.colorbar(image, ax=grid, label=f"retrieved, % of {trials} trials each", pad=0.01)
     return figures.finish(figure, "Passkey retrieval by length and depth", note)
 
 

@@ -1,7 +1,5 @@
 """Plot perplexity by length: one panel per corpus, one line per method, its interval as a band."""
 
-import textwrap
-
 import arguments
 import figures
 import numpy as np
@@ -11,9 +9,6 @@ from matplotlib.figure import Figure
 
 from longrope.reporting import read_table
 from longrope.results import model_note, original_length, read_plan
-
-TITLE_CHARACTERS = 48
-"""Width of one panel."""
 
 
 def draw(table: pd.DataFrame, *, window: int | None = None, note: str = "") -> Figure:
@@ -26,14 +21,13 @@ def draw(table: pd.DataFrame, *, window: int | None = None, note: str = "") -> F
         draw_panel(axes, rows, window)
         stand_in = rows["stand_in"].iloc[0]
         title = f"{corpus} (stand-in: {stand_in})" if stand_in else corpus
-        axes.set_title(textwrap.fill(title, TITLE_CHARACTERS))
-    grid[0].set_ylabel("perplexity (band: 95 % over documents)")
+        figures.panel_title(axes, title)
+    figures.row_labels(grid, f"perplexity, band: 95 % over documents{figures.LOG}")
     return figures.finish(figure, "Perplexity by length", note, grid)
 
 
 def draw_panel(axes: Axes, rows: pd.DataFrame, window: int | None) -> None:
     """Draw the lines of one corpus."""
-    axes.set_yscale("log")
     for (variant, method), line in rows.groupby(["variant", "method"], sort=False):
         line = line[np.isfinite(line["ppl"])]
         colour = figures.series_colour(variant, method)
@@ -50,9 +44,9 @@ def draw_panel(axes: Axes, rows: pd.DataFrame, window: int | None) -> None:
             label=figures.series_label(variant, method),
         )
     figures.length_axis(axes, rows["length"].tolist())
-    figures.plain_log_ticks(axes.yaxis)
     if window is not None:
         axes.axvline(window, color="0.4", linestyle=":", linewidth=1, label="pretrained window")
+    figures.log_axis(axes, "y")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def draw(table: pd.DataFrame, *, note: str = "") -> Figure:
     for axes, (length, rows) in zip(grid, lengths, strict=True):
         draw_panel(axes, rows)
         axes.set_title(f"{figures.length_label(length)} tokens")
-    grid[0].set_ylabel("perplexity on held-out documents")
+    figures.row_labels(grid, "perplexity on held-out documents")
     return figures.finish(figure, "What a search finds, by what it scores", note, grid)
 
 
@@ -34,8 +34,8 @@ def draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
             capsize=3,
             label=f"{name} ({len(found)} seeds)",
         )
-    axes.set_xscale("log")
-    axes.set_xlabel("scored tokens (millions)")
+    figures.log_axis(axes, "x")
+    axes.set_xlabel(f"scored tokens, millions{figures.LOG}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def draw(table: pd.DataFrame, *, note: str = "") -> Figure:
     for axes, (length, rows) in zip(grid, lengths, strict=True):
         draw_panel(axes, rows)
         axes.set_title(f"{figures.length_label(length)} tokens")
-    grid[0].set_ylabel("best perplexity on the search documents")
+    figures.row_labels(grid, "best perplexity on the search documents")
     return figures.finish(figure, "Convergence of the algorithms over seeds", note, grid)
 
 
@@ -38,8 +38,8 @@ def draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
         mark = figures.MARKS[index % len(figures.MARKS)]
         axes.plot(tokens[-1:], band["median"].iloc[-1:], mark, color=line.get_color())
     figures.cut_far_above(axes, rows["best"])
-    axes.set_xscale("log")
-    axes.set_xlabel("scored tokens (millions)")
+    figures.log_axis(axes, "x")
+    axes.set_xlabel(f"scored tokens, millions{figures.LOG}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from longrope.results import model_note, read_plan, store_of
 
 QUANTITIES = {
     "loss": "loss of the rows trained on (nats)",
-    "perplexity": "perplexity of held-out documents",
+    "perplexity": f"perplexity of held-out documents{figures.LOG}",
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm before clipping",
     "tokens_per_second": "tokens per second",
@@ -31,6 +31,8 @@ MEMORY = dict(
     )
 )
 """column -> what its line is called, whose colour it has, and its style"""
+MISSING = {"perplexity": "not watched"}
+"""quantity -> what stands in its panel for a model that has none, if not `not measured`"""
 SMOOTHED = 10
 """Steps of a training, divided by those that its running mean is over."""
 
@@ -44,14 +46,20 @@ def draw(training: pd.DataFrame, watched: pd.DataFrame, *, note: str = "") -> Fi
     figure, grid = figures.panels(len(rows) * len(models), len(models))
     for number, axes in enumerate(grid):
         name, model = rows[number // len(models)], models[number % len(models)]
-        draw_panel(axes, name, *(table[table["model"] == model] for table in (training, watched)))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        own = [table[table["model"] == model] for table in (training, watched)]
+        if _has(*own, name):
+            draw_panel(axes, name, *own)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        else:
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, MISSING.get(name, "not measured"), ha="center", va="center")
     for axes, model in zip(grid, models, strict=False):
-        axes.set_title(model)
-    for axes, name in zip(grid[:: len(models)], rows, strict=True):
-        axes.set_ylabel(QUANTITIES[name])
-    for axes in grid[-len(models) :]:
-        axes.set_xlabel("optimizer step")
+        figures.panel_title(axes, model)
+    for number, name in enumerate(rows):
+        figures.row_labels(grid[number * len(models) :][:1], QUANTITIES[name])
+    for column in range(len(models)):
+        lowest = [axes for axes in grid[column :: len(models)] if axes.axison][-1]
+        lowest.set_xlabel("optimizer step")
     return figures.finish(figure, "Fine-tuning", note, grid)
 
 
@@ -95,10 +103,6 @@ def draw_running_mean(axes: Axes, steps: "pd.Series[int]", values: "pd.Series[fl
 
 def draw_perplexity(axes: Axes, watched: pd.DataFrame) -> None:
     """Draw a line for the original length and one for the target length."""
-    if watched.empty:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "not watched", ha="center", va="center")
-        return
     kinds = {"original length": "none", "target length": "longrope"}
     lines = watched.sort_values(["length", "step"]).groupby("length")
     for (label, style), (_, rows) in zip(kinds.items(), lines, strict=False):
@@ -111,8 +115,7 @@ def draw_perplexity(axes: Axes, watched: pd.DataFrame) -> None:
             linewidth=1.3,
             label=label,
         )
-    axes.set_yscale("log")
-    figures.plain_log_ticks(axes.yaxis)
+    figures.log_axis(axes, "y")
 
 
 def draw_memory(axes: Axes, training: pd.DataFrame) -> None:
@@ -127,7 +130,7 @@ def draw_memory(axes: Axes, training: pd.DataFrame) -> None:
                 linewidth=1.3,
                 label=label,
             )
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * training[list(MEMORY)].max(axis=None))
 
 
 if __name__ == "__main__":

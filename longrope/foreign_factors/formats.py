@@ -5,7 +5,6 @@ To add a format, write its reader and its writer and their row in FORMATS.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,23 +16,8 @@ from pydantic import ValidationError
 from longrope import hyper_parameters
 from longrope.errors import UserError
 from longrope.factors import FactorTable, RopeFactors, first_fall
-from longrope.methods import su_attention_scale
-
-Fields = dict[str, Any]
-"""Some of the fields of RopeFactors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """What the caller says of a file; used where the file does not say it itself."""
-
-    original_length: int | None = None
-    target_length: int | None = None
-    """of a table of several lengths, which one is meant"""
-    num_start_tokens: int | None = None
-    attention_scale: float | None = None
-    short: bool = False
-    """of a Hugging Face config, the set that is used up to the original length"""
+from longrope.foreign_factors import huggingface
+from longrope.foreign_factors.stated import Fields, Told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +39,13 @@ OPTIONS = {
     "target_length": "--target-length",
     "num_start_tokens": "--start-tokens",
     "attention_scale": "--attention-scale",
+    "rope_theta": "--theta",
+    "partial_rotary_factor": "--partial-rotary-factor",
 }
 """Field -> option of the command line, in the order in which they are asked for."""
 DEFAULTS = {"num_start_tokens": 0, "attention_scale": 1.0}
+OPTIONAL = ("rope_theta", "partial_rotary_factor")
+"""fields that may stay unknown"""
 SUFFIXES = {".csv": "csv", ".txt": "csv", ".json": "longrope"}
 
 
@@ -160,13 +148,15 @@ def _complete(path: Path, said: Fields, told: Told) -> tuple[Fields, list[str]]:
     for name, option in OPTIONS.items():
         value, words = getattr(told, name), name.removeprefix("num_").replace("_", " ")
         if name in said and value not in (None, said[name]):
-            notes.append(f"{path} says {words} {said[name]:g}; {option} {value:g} is not used")
+            notes.append(
+                f"{path} says {words} {said[name]:.10g}; {option} {value:.10g} is not used"
+            )
         elif name not in said and value is not None:
             fields[name] = value
         elif name not in said and name in DEFAULTS:
             fields[name] = DEFAULTS[name]
             assumed.append(f"{words} ({DEFAULTS[name]:g} is assumed)")
-        elif name not in said:
+        elif name not in said and name not in OPTIONAL:
             raise UserError(f"{path} does not say its {words}; give {option}.")
     return fields, notes + [f"{path} does not say its {', '.join(assumed)}"] * bool(assumed)
 
@@ -208,7 +198,7 @@ def _read_own(path: Path, text: str, told: Told) -> tuple[Fields, list[str]]:
             chosen = RopeFactors.model_validate_json(text)
     except ValidationError as error:
         raise UserError(f"{path} is not a factors file: {_first(error)}.") from None
-    return chosen.model_dump(), []
+    return chosen.model_dump(exclude_none=True), []
 
 
 def _entry(path: Path, table: FactorTable, target_length: int | None) -> RopeFactors:
@@ -262,105 +252,19 @@ def _csv_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, lis
         lost.append(f"start tokens ({factors.num_start_tokens})")
     if factors.attention_scale != 1:
         lost.append(f"attention scale ({factors.attention_scale:g})")
-    return "".join(f"{factor!r}\n" for factor in factors.factors), lost + _origin(factors)
-
-
-def _origin(factors: RopeFactors) -> list[str]:
-    """Return what says where factors come from, and only our own format holds."""
-    method = [] if factors.method == "longrope" else [f"method ({factors.method})"]
-    return method + [f"provenance ({', '.join(factors.provenance)})"] * bool(factors.provenance)
+    lost += [
+        f"{name.replace('_', ' ')} ({value:g})"
+        for name in OPTIONAL
+        if (value := getattr(factors, name)) is not None
+    ]
+    return "".join(f"{factor!r}\n" for factor in factors.factors), lost + factors.origin()
 
 
 # Hugging Face -------------------------------------------------------------------------------------
 
 
 def _read_config(path: Path, text: str, told: Told) -> tuple[Fields, list[str]]:
-    """Read a config.json or the block of type longrope in it.
-
-    What it leaves out is what transformers takes: `_compute_longrope_parameters` of its
-    modeling_rope_utils. There are no start tokens in such a model.
-    """
-    config = _object(path, text)
-    block = _block(path, config)
-    key = "original_max_position_embeddings"
-    original = config.get(key) or block.get(key) or told.original_length
-    if original is None:
-        raise UserError(f"{path} does not say its original length; give --original-length.")
-    fields, notes = _lengths(path, config.get("max_position_embeddings"), block, original, told)
-    long, short = (_set(path, block, name) for name in ("long_factor", "short_factor"))
-    if not told.short:
-        left = [f"{path}: its short_factor is left out; --short-set reads it"]
-        return fields | {"factors": long}, notes + left * any(factor != 1 for factor in short)
-    return fields | {"factors": short, "target_length": original}, notes
-
-
-def _block(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the block with the factors: a config's, or the file itself."""
-    candidates = (config, config.get("rope_parameters"), config.get("rope_scaling"))
-    blocks = [block for block in candidates if isinstance(block, dict) and "long_factor" in block]
-    if not blocks:
-        raise UserError(f"{path} has no block of rope_type longrope; give a config that has one.")
-    kind = blocks[0].get("rope_type", blocks[0].get("type"))
-    # "su" is what Phi-3's first configs called it
-    if kind not in ("longrope", "su"):
-        raise UserError(f"{path}: rope_type is {kind}; only longrope has a factor per pair.")
-    return blocks[0]
-
-
-def _lengths(
-    path: Path, maximum: Any, block: dict[str, Any], original: Any, told: Told
-) -> tuple[Fields, list[str]]:
-    """Return all but the factors, as far as a config tells it."""
-    fields = {"original_length": original, "num_start_tokens": told.num_start_tokens or 0}
-    try:
-        scale = block.get("factor") or (maximum or told.target_length or math.nan) / original
-        if math.isnan(scale):
-            return fields, []
-        attention = block.get("attention_factor") or block.get("long_mscale")
-        fields["attention_scale"] = attention or su_attention_scale(scale, original)
-        fields["target_length"] = length = round(scale * original)
-    except (TypeError, ValueError, ArithmeticError):
-        raise UserError(f"{path}: its lengths and its factor must be positive numbers.") from None
-    note = f"{path}: factor times original length, {length}, is used, not max_position_embeddings"
-    return fields, [f"{note} ({maximum})"] * (maximum not in (None, length))
-
-
-def _set(path: Path, block: dict[str, Any], key: str) -> list[float]:
-    values = block.get(key)
-    if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
-        raise UserError(f"{path}: {key} must be a list of numbers; repair it.")
-    return values
-
-
-def _block_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, list[str]]:
-    if factors.scale <= 1:
-        raise ValueError(
-            f"factors for {factors.target_length} tokens, within the original "
-            f"{factors.original_length}, are no long set; give them as --short"
-        )
-    near = short.factors if short else (1.0,) * len(factors.factors)
-    if len(near) != len(factors.factors):
-        raise ValueError(f"--short has {len(near)} factors, not {len(factors.factors)}")
-    block = {
-        "rope_type": "longrope",
-        "short_factor": list(near),
-        "long_factor": list(factors.factors),
-        "factor": factors.scale,
-        "attention_factor": factors.attention_scale,
-        "original_max_position_embeddings": factors.original_length,
-    }
-    return json.dumps(block, indent=1) + "\n", _lost_in_block(factors, short)
-
-
-def _lost_in_block(factors: RopeFactors, short: RopeFactors | None) -> list[str]:
-    sets = [factors] if short is None else [factors, short]
-    starts = [str(each.num_start_tokens) for each in sets if each.num_start_tokens]
-    lost = [f"start tokens ({' and '.join(starts)})"] * bool(starts)
-    near, far = sets[-1].attention_scale if short else 1.0, factors.attention_scale
-    if near != far:
-        words = f"an attention scale of {near:g} up to the original length"
-        lost.append(f"{words} (it is {far:g} at all lengths)")
-    return lost + _origin(factors)
+    return huggingface.read_config(path, _object(path, text), told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,5 +278,5 @@ class Format:
 FORMATS = {
     "longrope": Format(read=_read_own, write=_own_text),
     "csv": Format(read=_read_csv, write=_csv_text),
-    "huggingface": Format(read=_read_config, write=_block_text),
+    "huggingface": Format(read=_read_config, write=huggingface.block_text),
 }

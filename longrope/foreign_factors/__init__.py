@@ -1,0 +1,1 @@
+"""Factors in files of other formats: `formats` reads and writes them all, `huggingface` a config's block."""

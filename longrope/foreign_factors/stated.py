@@ -1,0 +1,22 @@
+"""Facts about a file of factors that its user states, and the fields that a reader returns."""
+
+from dataclasses import dataclass
+from typing import Any
+
+Fields = dict[str, Any]
+"""Some of the fields of RopeFactors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the caller says of a file; used where the file does not say it itself."""
+
+    original_length: int | None = None
+    target_length: int | None = None
+    """of a table of several lengths, which one is meant"""
+    num_start_tokens: int | None = None
+    attention_scale: float | None = None
+    rope_theta: float | None = None
+    partial_rotary_factor: float | None = None
+    short: bool = False
+    """of a Hugging Face config, the set that is used up to the original length"""
