@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -226,6 +228,19 @@ def test_a_table_does_not_leave_out_what_it_cannot_read(capsys, error):
             made_by(node())
     with refused(path, error), pytest.raises(UserError, match="does not mean that it is damaged"):
         read_json(path)
+
+
+def test_a_script_of_a_table_ends_in_one_sentence(tmp_path):
+    circle = tmp_path / "plans" / "tiny.json"
+    circle.parent.mkdir()
+    circle.symlink_to(circle)  # too many levels of links, also for root
+    script = Path(__file__).parents[1] / "workflow" / "scripts" / "tabulate_cost.py"
+    command = [sys.executable, str(script), "--plan", str(circle), "--csv", "a", "--markdown", "b"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("longrope: error: "), done.stderr
+    assert "does not mean that it is damaged" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 # What is absent or refused ------------------------------------------------------------------------
