@@ -1,8 +1,8 @@
 """Loading of pretrained models and tokenizers: local files and safetensors only, no code of theirs.
 
 To support another architecture, check that it embeds, normalises and projects its hidden states as
-the others do (no multipliers around them, see `longrope.scoring`), add its name to ARCHITECTURES
-and a tiny configuration of it to the tests.
+the others do (no multipliers around them, see `longrope.scoring`), add its name to ARCHITECTURES of
+`model_folder.config`, its tensors to `model_folder.weights`, and a tiny configuration to the tests.
 """
 
 from pathlib import Path
@@ -11,53 +11,91 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
+    CONFIG_MAPPING,
     AutoModelForCausalLM,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from longrope.errors import UserError
 from longrope.methods import Geometry
+from longrope.model_folder.config import ARCHITECTURES, check_config
+from longrope.model_folder.weights import check_weights
+from longrope.runtime import Settings
 
-ARCHITECTURES = ("gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3")
-"""transformers' `model_type` of every supported architecture"""
+RUN_KEYS = (
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
+    *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict"),
+)
+"""keys of a config.json that say how to run a model, not what it is: ours decide"""
 
 
-def load_model(folder: Path, *, dtype: str, full_attention: bool = False) -> PreTrainedModel:
+_LOADING_ERRORS = (
+    *(OSError, ValueError, ImportError, RuntimeError),
+    *(AssertionError, TypeError, SafetensorError),
+)
+"""what transformers raises for files that do not fit each other"""
+
+
+def load_model(
+    folder: Path, *, dtype: str, full_attention: bool = False, rope_scaling: str = "refuse"
+) -> PreTrainedModel:
     """Return a model in evaluation mode, on the CPU, with gradients left on.
 
     Args:
         folder: holds config.json and *.safetensors.
         dtype: name of a torch dtype, such as `float32` or `bfloat16`.
         full_attention: switch a sliding window off, so that every token sees all before it.
+        rope_scaling: `drop` to leave out a linear, dynamic or yarn block of config.json.
 
     Raises:
-        UserError: if files are missing, or the architecture, its position embedding or its sliding
-            window is not supported; the sentence says what to do.
+        UserError: if files are missing or cut off, weights are quantised or do not fit config.json, or the
+            architecture, its position embedding or its sliding window is not supported; the sentence
+            says what to do.
     """
-    config = load_config(folder, full_attention=full_attention)
+    changes: dict[str, Any] = {"full_attention": full_attention, "rope_scaling": rope_scaling}
+    config = load_config(folder, **changes)
+    check_weights(folder, check_config(folder, **changes))
     model: PreTrainedModel = _read_weights(folder, config, getattr(torch, dtype)).eval()
     return model
 
 
-def load_config(folder: Path, *, full_attention: bool) -> Any:
-    """Return the configuration of a model, without weights; errors are those of `load_model`."""
-    config = _read_config(folder)
-    _require_safetensors(folder)
-    _require_plain_rope(config, folder)
-    _settle_window(config, folder, full_attention=full_attention)
+def load_config(folder: Path, *, full_attention: bool, rope_scaling: str = "refuse") -> Any:
+    """Return the configuration of a model, without weights; arguments and errors as of `load_model`."""
+    content = check_config(folder, full_attention=full_attention, rope_scaling=rope_scaling)
+    for key in RUN_KEYS:
+        content.pop(key, None)
+    if rope_scaling == "drop":
+        content = _without_rope_scaling(content)
+    try:
+        config = CONFIG_MAPPING[content["model_type"]].from_dict(content)
+    except (
+        Exception
+    ) as error:  # transformers validates by types of its own, its libraries' among them
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}/config.json is not valid ({reason}); fetch it again.") from None
+    if full_attention:
+        _switch_window_off(config)
     return config
 
 
-def load_geometry(folder: Path, original_length: int, *, full_attention: bool) -> Geometry:
+def config_changes(settings: Settings) -> dict[str, Any]:
+    """Return the settings of a stage that change a model's configuration, as arguments of `load_model`."""
+    return {
+        "full_attention": settings["full_attention"],
+        "rope_scaling": settings.get("rope_scaling", "refuse"),
+    }
+
+
+def load_geometry(
+    folder: Path, original_length: int, *, full_attention: bool, rope_scaling: str = "refuse"
+) -> Geometry:
     """Return the geometry of a model's rotary embedding without reading weights.
 
     Arguments and errors are those of `load_model` and `geometry`, but that no weights are checked.
     """
-    config = load_config(folder, full_attention=full_attention)
+    config = load_config(folder, full_attention=full_attention, rope_scaling=rope_scaling)
     loader: Any = AutoModelForCausalLM
     with torch.device("meta"):
         return geometry(loader.from_config(config), original_length)
@@ -112,38 +150,6 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _read_config(folder: Path) -> Any:
-    """Return the configuration of a model whose architecture is supported."""
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} has no config.json; give the folder of a transformers model.")
-    try:
-        raw, _ = PreTrainedConfig.get_config_dict(folder, local_files_only=True)
-        if raw.get("model_type") in ARCHITECTURES:
-            return AutoConfig.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True
-            )
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{folder}/config.json is not valid ({reason}); fetch it again.") from None
-    if "auto_map" in raw:
-        raise UserError(
-            f"{folder} needs code of its own (auto_map in config.json), which is never run; choose "
-            f"a model of type {', '.join(ARCHITECTURES)}."
-        )
-    raise UserError(
-        f"{folder} is of type {raw.get('model_type')!r}, which is not supported; choose a model of "
-        f"type {', '.join(ARCHITECTURES)}."
-    )
-
-
-def _require_safetensors(folder: Path) -> None:
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{folder} has no *.safetensors; convert the weights, because pickled ones (*.bin, "
-            "*.pt) can run code and are never loaded."
-        )
-
-
 def _read_weights(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     """Return the model of a configuration with all its weights from safetensors."""
     loader: Any = AutoModelForCausalLM
@@ -157,7 +163,7 @@ def _read_weights(folder: Path, config: Any, dtype: torch.dtype) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, SafetensorError) as error:
+    except _LOADING_ERRORS as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder} could not be read ({reason}); fetch the model again.") from None
     # transformers fills missing weights with random numbers and only logs it
@@ -167,27 +173,21 @@ def _read_weights(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def _require_plain_rope(config: Any, folder: Path) -> None:
-    kind = config.rope_parameters.get("rope_type", "default")
-    if kind != "default":
-        raise UserError(
-            f"{folder} was extended before (rope_type {kind!r} in config.json), and extending it "
-            "again is not supported; start from the model it was extended from."
-        )
+def _without_rope_scaling(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a config.json whose position embedding is plain RoPE of the same base and dimensions."""
+    plain = {"rope_type": "default"}
+    for key in ("rope_scaling", "rope_parameters"):
+        block = content.get(key) or {}
+        for name in ("rope_theta", "partial_rotary_factor"):
+            if name in block:
+                plain[name] = block[name]
+    rest = {name: value for name, value in content.items() if name != "rope_scaling"}
+    return rest | {"rope_parameters": plain}
 
 
-def _settle_window(config: Any, folder: Path, *, full_attention: bool) -> None:
-    """Refuse a sliding window, or switch it off before the layers that read it are built."""
+def _switch_window_off(config: Any) -> None:
+    """Switch a sliding window off before the layers that read it are built."""
+    config.sliding_window = None
     layer_types = getattr(config, "layer_types", None) or []
-    window = getattr(config, "sliding_window", None)
-    # Qwen configurations carry a window that only layers of the type sliding_attention use
-    is_windowed = "sliding_attention" in layer_types if layer_types else window is not None
-    if is_windowed and not full_attention:
-        raise UserError(
-            f"{folder} attends within a sliding window of {window} tokens; set full_attention: "
-            "true to switch the window off, or choose a model without one."
-        )
-    if full_attention:
-        config.sliding_window = None
-        if layer_types:
-            config.layer_types = ["full_attention"] * len(layer_types)
+    if layer_types:
+        config.layer_types = ["full_attention"] * len(layer_types)

@@ -6,7 +6,7 @@ digest is the sha256 of that as canonical JSON, and its directory is `results/{k
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -102,6 +102,8 @@ class Plan:
     """what a model costs, in the words of its config.json; empty where nothing tells it"""
     evaluations_per_job: int = 1
     """evaluations with the same inputs that one job computes"""
+    warnings: Sequence[str] = ()
+    """sentences to say aloud when planning; not part of a plan file"""
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())

@@ -58,6 +58,7 @@ def build(config: Config, root: Path, raw_files: RawFiles | None = None) -> Plan
         hardware=config.hardware,
         shape=builder.sources.shape(),
         evaluations_per_job=config.evaluations_per_job,
+        warnings=builder.sources.warnings(),
     )
 
 
@@ -185,7 +186,7 @@ class _Builder:
             "source_length": source_length,
             "target_length": length,
             "attention_scale": self.config.attention_scale,
-            "full_attention": self.config.model.full_attention,
+            **self.sources.config_changes(),
             "bos": self.config.model.bos,
             "dtype": self.config.dtype,
             "seed": self.config.seed,
@@ -265,7 +266,7 @@ class _Builder:
         )
         return {key: value for key, value in settings.items() if key not in unread} | {
             "text_length": text_length,
-            "full_attention": self.config.model.full_attention,
+            **self.sources.config_changes(),
             "bos": self.config.model.bos,
             "seed": self.config.seed,
         }
@@ -379,7 +380,7 @@ class _Builder:
             "variant": variant,
             "method": method,
             "original_length": self.config.model.original_length,
-            "full_attention": self.config.model.full_attention,
+            **self.sources.config_changes(),
             "bos": self.config.model.bos,
             "dtype": self.config.dtype,
         }

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from longrope.memory import ScoreMemory
 from longrope.methods import Geometry
-from longrope.models import load_geometry, load_model, pick_device
+from longrope.models import config_changes, load_geometry, load_model, pick_device
 from longrope.runtime import Input, Runtime, Settings
 from longrope.tokenizers import begin_tokens
 
@@ -18,9 +18,13 @@ def model_folder(source: Input) -> Path:
     return inside if inside.is_dir() else source.path
 
 
-def load_for_scoring(folder: Path, *, dtype: str, full_attention: bool) -> PreTrainedModel:
+def load_for_scoring(
+    folder: Path, *, dtype: str, full_attention: bool, rope_scaling: str = "refuse"
+) -> PreTrainedModel:
     """Return a model on the GPU if there is one; arguments and errors of `load_model`."""
-    model = load_model(folder, dtype=dtype, full_attention=full_attention)
+    model = load_model(
+        folder, dtype=dtype, full_attention=full_attention, rope_scaling=rope_scaling
+    )
     model.to(pick_device())  # type: ignore[arg-type]  # transformers wraps it without its type
     return model
 
@@ -28,9 +32,7 @@ def load_for_scoring(folder: Path, *, dtype: str, full_attention: bool) -> PreTr
 def scored_geometry(settings: Settings, source: Input) -> Geometry:
     """Return the geometry of the model that a stage scores, without its weights."""
     return load_geometry(
-        model_folder(source),
-        settings["original_length"],
-        full_attention=settings["full_attention"],
+        model_folder(source), settings["original_length"], **config_changes(settings)
     )
 
 

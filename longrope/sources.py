@@ -5,14 +5,16 @@ Reads the catalogue, a local config.json and the bytes of local files; nothing h
 
 import glob
 import importlib.metadata
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from longrope.errors import UserError
+from longrope.model_folder.config import check_config, length_warning
+from longrope.model_folder.weights import check_weights
 from longrope.nodes import Raw
 from longrope.packages import Catalogue
 from longrope.settings.config import Config
@@ -69,15 +71,10 @@ class Sources:
             return {"source": "hub-model", **model.hub.model_dump(), "files": list(MODEL_FILES)}
         assert model.path is not None
         folder = self.root / model.path
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"model.path: {folder} has no config.json; give a folder saved by transformers."
-            )
-        if not reading.entries(folder, "*.safetensors"):
-            raise UserError(
-                f"model.path: {folder} has no safetensors file; convert the weights with transformers' "
-                "save_pretrained, since pickled weights are never loaded."
-            )
+        try:
+            check_weights(folder, self._model_config())
+        except UserError as error:
+            raise UserError(f"model.path: {error}") from None
         if model.bos == "always":
             self._require_bos(folder)
         found = [path for pattern in MODEL_FILES for path in reading.entries(folder, pattern)]
@@ -91,6 +88,12 @@ class Sources:
 
         begin_tokens(folder, self.config.model.bos)
 
+    def config_changes(self) -> dict[str, object]:
+        """Return the settings of `model` that change its configuration, for stages that load it."""
+        model = self.config.model
+        dropped = {} if model.rope_scaling == "refuse" else {"rope_scaling": model.rope_scaling}
+        return {"full_attention": model.full_attention, **dropped}
+
     def shape(self) -> dict[str, object]:
         """Return the base model's shape, as the settings or else its config.json say it; or {}."""
         model = self.config.model
@@ -98,14 +101,25 @@ class Sources:
             return model.shape.model_dump()
         if model.path is None:
             return {}
-        path = self.root / model.path / "config.json"
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise UserError(
-                f"model.path: {path} is not valid JSON; save the model again."
-            ) from None
-        return {name: told[name] for name in ModelShape.model_fields if name in told}
+        config = self._model_config()
+        return {name: config[name] for name in ModelShape.model_fields if name in config}
+
+    def warnings(self) -> list[str]:
+        """Return what is to be said aloud of the base model."""
+        model = self.config.model
+        config = self.shape() if model.path is None else self._model_config()
+        said = length_warning(config, model.original_length) if "model_type" in config else None
+        return [] if said is None else [f"model {model.name}: {said}"]
+
+    def _model_config(self) -> dict[str, Any]:
+        """Return config.json of a local base model; raises UserError if it cannot be extended."""
+        model = self.config.model
+        assert model.path is not None
+        return check_config(
+            self.root / model.path,
+            full_attention=model.full_attention,
+            rope_scaling=model.rope_scaling,
+        )
 
     def documents(self, name: str, split: str) -> Raw | dict[str, object]:
         """Return the documents of one split of a corpus."""

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from longrope import configuration, cost, nodes, plan as planning
 from longrope.errors import UserError, refusals_explained
@@ -25,9 +26,12 @@ def build_plan():
         with refusals_explained():
             settings = configuration.parse(dict(config), source=source)
             files = RawFiles(Path(STORE, ".raw-files.json"))
-            return planning.build(settings, Path.cwd(), files)
+            plan = planning.build(settings, Path.cwd(), files)
     except UserError as error:
         raise WorkflowError(str(error)) from None
+    for warning in plan.warnings:
+        logger.warning(warning)
+    return plan
 
 
 def submitted_plan():

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from checkpoints import write_checkpoint
+
 from longrope import configuration, plan
 from longrope.cli import main
 from longrope.nodes import Node, Plan
@@ -31,8 +33,8 @@ def write_files(folder: Path) -> Path:
     (folder / "config.yaml").write_text(CONFIG)
     (folder / "own.txt").write_text("one two one")
     (folder / "other.txt").write_text("two two")
-    for name in ("tokenizer.json", "config.json", "model.safetensors"):
-        (folder / "model" / name).write_text("{}")
+    (folder / "model" / "tokenizer.json").write_text("{}")
+    write_checkpoint(folder / "model", "llama")
     return folder
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from checkpoints import write_checkpoint
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
@@ -251,9 +252,8 @@ def test_the_shipped_searches_are_those_of_the_paper(name, window, theory):
 @pytest.fixture
 def nodes(tmp_path):
     """Return a function that gives the nodes of the small experiment under other search settings."""
-    (tmp_path / "model").mkdir()
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (tmp_path / "model" / name).write_text("{}")
+    write_checkpoint(tmp_path / "model", "llama")
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
     (tmp_path / "own.txt").write_text("A text of one's own.")
 
     def built(**search):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from checkpoints import write_checkpoint
 from tokenizers import Tokenizer, models
 
 from longrope import configuration, plan
@@ -65,9 +66,8 @@ def root(tmp_path):
     documents = [document("validation"), document("test")]
     catalogue = {"packages": {"texts": package}, "documents": documents}
     (tmp_path / "catalogue.yaml").write_text(yaml.safe_dump(catalogue))
-    (tmp_path / "model").mkdir()
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (tmp_path / "model" / name).write_text("{}")
+    write_checkpoint(tmp_path / "model", "llama")
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
     (tmp_path / "own.txt").write_text("A text of one's own.")
     return tmp_path
 
@@ -344,7 +344,8 @@ def test_edited_text_of_ones_own_reaches_its_tokens_and_the_training(root):
 
 def test_another_weight_file_reaches_everything_but_the_downloads(root):
     before = build(root)
-    (root / "model" / "model.safetensors").write_text("other weights")
+    path = root / "model" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
     unreached = before.nodes.keys() - changed(before, build(root))
     assert kinds(set(unreached)) == {"fetch"}
 
@@ -355,13 +356,12 @@ def test_another_weight_file_reaches_everything_but_the_downloads(root):
 def test_a_model_without_safetensors_is_refused(root):
     (root / "model" / "model.safetensors").unlink()
     message = refusal(root)
-    assert message.startswith("model.path: ") and "has no safetensors file" in message
-    assert "save_pretrained" in message
+    assert message.startswith("model.path: ") and "has no *.safetensors; convert" in message
 
 
 def test_a_folder_that_is_no_model_is_refused(root):
     message = refusal(root, lambda raw: raw["model"].update(path="nowhere"))
-    assert "nowhere has no config.json; give a folder saved by transformers." in message
+    assert "nowhere has no config.json; give the folder of a transformers model." in message
 
 
 def test_a_missing_text_is_named(root):

@@ -23,7 +23,10 @@ class ModelWorker:
         """The model, on the first GPU that this process sees, if any."""
         scorer = self._scorer
         return load_for_scoring(
-            scorer.folder, dtype=scorer.dtype, full_attention=scorer.full_attention
+            scorer.folder,
+            dtype=scorer.dtype,
+            full_attention=scorer.full_attention,
+            rope_scaling=scorer.rope_scaling,
         )
 
     def score(self, unit: Unit) -> Score:

@@ -33,6 +33,7 @@ def open_pool(settings: Settings, model: Input, runtime: Runtime) -> Iterator[Po
         folder=model_folder(model).absolute(),
         dtype=settings["dtype"],
         full_attention=settings["full_attention"],
+        rope_scaling=settings.get("rope_scaling", "refuse"),
         chunk_length=runtime.options["chunk_length"],
         threads=workers.threads,
     )

@@ -90,6 +90,7 @@ class Scorer:
     chunk_length: int
     threads: int = 1
     """of arithmetic in each worker; last digits depend on it"""
+    rope_scaling: str = "refuse"
 
     def set_up(self) -> None:
         """Give a process that is a worker's own the threads of this recipe."""

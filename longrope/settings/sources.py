@@ -21,6 +21,8 @@ class ModelShape(Settings):
     model_type: str | None = Field(
         None, description="architecture; gpt_neox cannot share rows among processes"
     )
+    max_position_embeddings: Count | None = Field(None, description="window that it was made for")
+    sliding_window: Count | None = Field(None, description="window that its layers attend within")
 
 
 class ModelSettings(Settings):
@@ -37,6 +39,11 @@ class ModelSettings(Settings):
         "auto",
         description="whether every window begins with BOS, as one of its tokens: in search, readjustment, "
         "training and all evaluations; auto: if the tokenizer itself puts it before a text",
+    )
+    rope_scaling: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="a linear, dynamic or yarn block in config.json: refuse the model, or drop the block "
+        "because the weights were never trained under it",
     )
     stand_in: str | None = Field(None, description="what this model stands in for, if it does")
     shape: ModelShape | None = Field(

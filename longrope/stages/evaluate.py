@@ -13,7 +13,7 @@ from pathlib import Path
 
 from longrope.factors import FactorTable, RopeFactors
 from longrope.methods import Geometry, closed_form
-from longrope.models import geometry
+from longrope.models import config_changes, geometry
 from longrope.runtime import Inputs, Runtime, Settings
 from longrope.scored import load_for_scoring, model_folder, window_begin
 from longrope.subject import Subject
@@ -25,7 +25,7 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     model = load_for_scoring(
         model_folder(inputs["model"]),
         dtype=settings["dtype"],
-        full_attention=settings["full_attention"],
+        **config_changes(settings),
     )
     shape = geometry(model, settings["original_length"])
     subject = Subject(

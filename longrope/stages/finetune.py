@@ -33,7 +33,7 @@ from transformers import PreTrainedModel
 from longrope.adapters import add_adapters, merged, remove_adapters
 from longrope.corpora import TokenStore
 from longrope.factors import RopeFactors
-from longrope.models import geometry, load_config, load_model
+from longrope.models import config_changes, geometry, load_config, load_model
 from longrope.rotary import install
 from longrope.runtime import Input, Inputs, Runtime, Settings
 from longrope.scored import model_folder, window_begin
@@ -50,9 +50,8 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     # First: too little data ends the job before many gigabytes are read.
     rows = _rows(settings, inputs, factors)
     # Weights are trained in float32; the Trainer computes in bfloat16 where the settings say so.
-    model = load_model(
-        model_folder(inputs["model"]), dtype="float32", full_attention=settings["full_attention"]
-    )
+    changes = config_changes(settings)
+    model = load_model(model_folder(inputs["model"]), dtype="float32", **changes)
     install(model, geometry(model, factors.original_length)).use(factors)
     lora = settings.get("lora")
     if lora is not None:
@@ -167,7 +166,7 @@ def _say(line: str) -> None:
 
 def _mix(settings: Settings, model: Input) -> Mix:
     """Return what the rows of text are."""
-    config = load_config(model_folder(model), full_attention=settings["full_attention"])
+    config = load_config(model_folder(model), **config_changes(settings))
     return Mix(
         text_length=settings["text_length"],
         num_rows=settings["num_steps"] * settings["batch_size"],

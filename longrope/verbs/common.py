@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ def other_last_run(plan: Plan, store: Path) -> str:
         f"not counted: {others} nodes of the last run of {plan.experiment}, which had another plan, {path}; "
         "give the settings of that run with --config"
     )
+
+
+def say_warnings(plan: Plan) -> None:
+    """Print what a plan has to say aloud."""
+    for warning in plan.warnings:
+        print(f"longrope: warning: {warning}", file=sys.stderr)
 
 
 def read_plan(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from longrope.hardware import TABLE, read_machine
 from longrope.nodes import Node, Plan
 from longrope.paper_cost import reported
 from longrope.shapes import Shape
-from longrope.verbs.common import add_overrides, add_store, planned
+from longrope.verbs.common import add_overrides, add_store, planned, say_warnings
 
 GIB = 2**30
 NOTES = {
@@ -36,6 +36,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 def _estimate(options: argparse.Namespace) -> None:
     plan = planned(options.config, options.store, options.overrides)
+    say_warnings(plan)
     name = options.hardware or plan.hardware
     machine = read_machine(name, options.hardware_table)
     shape = Shape.of(plan.shape)

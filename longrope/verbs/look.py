@@ -21,6 +21,7 @@ from longrope.verbs.common import (
     other_last_run,
     planned,
     read_plan,
+    say_warnings,
 )
 from longrope.verbs.listing import list_nodes, list_origins, time_text
 
@@ -51,6 +52,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 def _plan(options: argparse.Namespace) -> None:
     plan = planned(options.config, options.store, options.overrides)
+    say_warnings(plan)
     standings = survey(plan, options.store)
     nodes = list_nodes(plan, standings, _estimates(plan, options.hardware_table))
     print("\n".join([*nodes, "", *list_origins(standings.values(), facts())]))

@@ -11,7 +11,7 @@ from longrope.errors import UserError
 from longrope.plan import build
 from longrope.store import reading
 from longrope.store.files import RawFiles
-from longrope.verbs.common import add_store
+from longrope.verbs.common import add_store, say_warnings
 from longrope.verbs.run import PACKAGES, add_workers, compute, prepare
 
 
@@ -36,6 +36,7 @@ def _search(options: argparse.Namespace) -> None:
     prepare(options.threads)
     config = configuration.parse(_settings(options), source="the command line")
     plan = build(config, Path.cwd(), RawFiles(options.store / ".raw-files.json"))
+    say_warnings(plan)
     nodes = {node.key: node.to_json() for node in plan}
     for key in nodes:
         compute(key, nodes, options)
