@@ -320,7 +320,7 @@ def test_bos_is_refused_at_once_for_a_model_that_names_none(root):
     Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(root / "model/tokenizer.json"))
     with pytest.raises(UserError, match=r"model.bos is always, but .*model names no BOS"):
         build(root, lambda raw: raw["model"].update(bos="always"))
-    (root / "model/config.json").write_text('{"bos_token_id": 0}')
+    write_checkpoint(root / "model", "llama", bos_token_id=0)
     build(root, lambda raw: raw["model"].update(bos="always"))
 
 
