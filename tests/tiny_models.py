@@ -4,17 +4,8 @@ from typing import Any, cast
 
 import torch
 import transformers
+from architectures import ARCHITECTURES
 from transformers import PreTrainedModel
-
-ARCHITECTURES: dict[str, str] = {
-    "llama": "Llama",
-    "mistral": "Mistral",
-    "phi3": "Phi3",
-    "qwen2": "Qwen2",
-    "qwen3": "Qwen3",
-    "gpt_neox": "GPTNeoX",
-}
-"""model_type -> prefix of transformers' classes"""
 
 ORIGINAL_LENGTH = 64
 

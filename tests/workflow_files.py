@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import torchless
 import yaml
-from tiny_models import build
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from longrope import configuration, plan
@@ -62,10 +62,14 @@ def write_model(folder: Path) -> None:
     )
     tokenizer.train_from_iterator([wording] * 10, trainer)
     size = tokenizer.get_vocab_size()
-    model = build(
-        "llama", vocab_size=size, max_position_embeddings=128, bos_token_id=0, eos_token_id=0
-    )
-    model.save_pretrained(folder)
+    shape = {"vocab_size": size, "max_position_embeddings": 128}
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    if torchless.HAS_TORCH:
+        from tiny_models import build
+
+        build("llama", **shape, **ends).save_pretrained(folder)
+    else:
+        torchless.write_llama(folder, **shape, **ends)
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
