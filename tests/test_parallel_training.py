@@ -367,7 +367,7 @@ def test_two_processes_under_autocast_have_the_losses_of_one_but_for_its_roundin
     for name in ("autocast", "travelling"):
         for one, two in zip(alone["log"], runs[name]["log"], strict=True):
             assert two["loss"] == pytest.approx(one["loss"], rel=3e-3)
-    # The first rate is 0, so steps 1 and 2 have the same weights: of whole rows every product is rounded alike
+    # The first rate is 0, so steps 1 and 2 have the same weights: products of whole rows are rounded alike
     # and float32 sums of gradients differ in their order, by 1e-7; sent in bfloat16, by 1e-5.
     for one, two in zip(alone["log"][:2], runs["travelling"]["log"], strict=False):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
