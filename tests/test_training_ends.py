@@ -14,7 +14,7 @@ import parallel_runs
 import pytest
 from parallel_runs import case, torchrun
 from test_parallel_training import write_store
-from test_training import SETTINGS, encode, mix, write_tokens
+from test_training import SETTINGS, TOKENIZER, mix, write_tokens
 from tiny_models import build
 
 from longrope.corpora import TokenStore
@@ -36,7 +36,7 @@ def training(folder, work, model, **changes):
     tokens = folder / "tokens"
     if not tokens.exists():
         write_tokens(tokens)
-    rows = Chunks(TokenStore(tokens), encode, mix())
+    rows = Chunks(TokenStore(tokens), TOKENIZER, mix())
     return train(model, rows, SETTINGS | changes, work=work, micro_batch_size=2)
 
 
