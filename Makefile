@@ -1,13 +1,18 @@
 # make demo   set up and run the whole pipeline on the embedded default
 # make test   set up and run the test suite
 # make dag    draw the nodes of a configuration (CONFIG=...), done or not, beside its figures
+# make test-processors   the numeric tests as on processors with fewer instructions, with 1 to 4 threads
+# make test-pythons   the tests that need no torch, under every Python of this machine that the package supports
 # make test-slurm   install a small Slurm, as root on Debian, and run the workflow through it
 # make lint   formatting, types, workflow style
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-PYTHON ?= python3.11
-VENV := .venv
+# The newest that runs and can make an environment: pyenv has shims that do not, Debian packages without venv.
+PYTHON ?= $(or $(shell for python in python3.13 python3.12 python3.11; do \
+  if $$python -c 'import ensurepip, venv' > /dev/null 2>&1; then echo $$python; break; fi; done),$(error \
+  longrope needs Python 3.11, 3.12 or 3.13 with its venv module, and none runs here: install one, or name it with PYTHON=))
+VENV ?= .venv
 READY := $(VENV)/ready
 RUN := $(VENV)/bin/python -m
 CONFIG ?= config/config.yaml
@@ -17,7 +22,14 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: help setup demo dag test test-slurm lint format lock clean
+# Test files whose numbers depend on how the processor rounds and on the number of threads.
+NUMERIC := $(addprefix tests/test_,$(addsuffix .py,attention_choice auto benchmarks foreign_factors gradient longrope2 \
+  lora methods mixed_window models needles packing parallel_training position_skipping rotary scoring search tasks \
+  tensorboard training training_ends watching))
+# ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA and threads; `best` is what the machine has.
+PROCESSORS ?= default:AVX2:2 avx2:AVX512_CORE:4 avx512:AVX512_CORE_BF16:1 best:best:3
+
+.PHONY: help setup demo dag test test-processors test-pythons test-slurm lint format lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -47,6 +59,19 @@ dag: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile
 
+test-processors: $(READY)
+	@failed=; for setting in $(PROCESSORS); do \
+	  IFS=: read -r aten onednn threads <<< "$$setting"; \
+	  echo "ATEN_CPU_CAPABILITY=$$aten ONEDNN_MAX_CPU_ISA=$$onednn, $$threads threads"; \
+	  set -- OMP_NUM_THREADS=$$threads MKL_NUM_THREADS=$$threads; \
+	  [ $$aten = best ] || set -- "$$@" ATEN_CPU_CAPABILITY=$$aten; \
+	  [ $$onednn = best ] || set -- "$$@" ONEDNN_MAX_CPU_ISA=$$onednn; \
+	  env "$$@" $(RUN) pytest -q $(NUMERIC) || failed="$$failed $$setting"; done; \
+	[ -z "$$failed" ] || { echo "failed under:$$failed"; exit 1; }
+
+test-pythons:
+	@$(PYTHON) tests/pythons.py
+
 test-slurm: $(READY)
 	@if tests/slurm/prepare; then \
 	  LONGROPE_TEST_SLURM=1 OMP_NUM_THREADS=1 $(RUN) pytest tests/slurm --durations=15; fi
@@ -73,4 +98,4 @@ lock:
 	rm -r .venv-lock
 
 clean:
-	rm -rf .venv .snakemake logs
+	rm -rf .venv .venv-* .snakemake logs

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # No test is timed: another process may have the machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile("brief", deadline=None, max_examples=15)
 hypothesis.settings.load_profile("untimed")
 
 

@@ -143,9 +143,10 @@ def test_continuous_integration_runs_lint_and_tests_and_nothing_else():
         'cd "$(dirname "$0")/.."',
         "make lint",
         "make test",
+        "make test-pythons",
         "make test-slurm",
     ]
-    assert {"lint", "test", "test-slurm"} <= make_targets()
+    assert {"lint", "test", "test-pythons", "test-slurm"} <= make_targets()
 
 
 def test_the_citation_has_the_version_of_the_package_and_the_paper():
