@@ -1,7 +1,7 @@
-"""Run the tests of the rooms that need no torch under every Python that this machine has: `make test-pythons`.
+"""Run the tests of the rooms without torch under every Python that is here: `make test-pythons`.
 
-Each Python gets a virtual environment of its own, with the pins of requirements/lock.txt and without torch, whose
-builds for other Pythons are gigabytes. Runs under any of them, with the standard library alone.
+Each Python gets a virtual environment of its own, with the pins of requirements/lock.txt and without torch,
+whose builds for most Pythons are gigabytes. Runs under any of them, with the standard library alone.
 """
 
 import os
@@ -22,7 +22,7 @@ CHECK = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
 
 
 def interpreter(version: str) -> str | None:
-    """Return a Python of a version that runs: the one in PATH, or one of pyenv. A shim may be there and fail."""
+    """Return a Python of a version: that in PATH if it is no shim that fails, or one of pyenv."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
     installed = sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True)
     for program in (f"python{version}", *map(str, installed)):
