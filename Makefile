@@ -72,8 +72,9 @@ test-processors: $(READY)
 test-pythons:
 	@$(PYTHON) tests/pythons.py
 
-test-slurm: $(READY)
-	@if tests/slurm/prepare; then \
+# First of all what says that they cannot run here.
+test-slurm:
+	@if tests/slurm/prepare; then $(MAKE) --no-print-directory setup; \
 	  LONGROPE_TEST_SLURM=1 OMP_NUM_THREADS=1 $(RUN) pytest tests/slurm --durations=15; fi
 
 lint: $(READY)

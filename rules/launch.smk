@@ -1,6 +1,21 @@
-"""What starts a job of several processes. No rule here."""
+"""What starts jobs: of which interpreter, and of several processes. No rule here."""
 
 import shlex
+
+
+def check_interpreter():
+    """Refuse to submit jobs whose command Snakemake would write wrongly: it does not quote its interpreter."""
+    if workflow.executor_plugin.common_settings.local_exec:
+        return
+    if shlex.quote(PYTHON) != PYTHON:
+        raise WorkflowError(
+            f"jobs cannot be submitted with the interpreter {PYTHON}: Snakemake does not quote its path in their "
+            "command, so move the clone, or its environment, to a path without spaces and other special characters."
+        )
+
+
+onstart:
+    check_interpreter()
 
 
 def gpus_of(resources):
