@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from longrope.errors import UserError
@@ -23,6 +23,8 @@ from longrope.methods import Geometry
 from longrope.model_folder.config import ARCHITECTURES, check_config
 from longrope.model_folder.weights import check_weights
 from longrope.runtime import Settings
+from longrope.special_ids import named_tokens
+from longrope.tokenizers import load_encoder
 
 RUN_KEYS = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
@@ -102,22 +104,20 @@ def load_geometry(
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model folder.
+    """Return the tokenizer of a model folder as transformers wraps it; its ids are those of `load_encoder`.
+
+    AutoTokenizer may build another one from the same folder, which treats a first space or a special
+    token's text differently.
 
     Raises:
-        UserError: if the folder holds none that transformers can load without running code.
+        UserError: if the folder has no tokenizer.json that can be read.
     """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"no tokenizer could be loaded from {folder} ({reason}); put the model's "
-            "tokenizer.json and tokenizer_config.json there."
-        ) from None
-    return tokenizer
+    named = {f"{role}_token": text for role, (text, _) in named_tokens(folder).items()}
+    tokenizer: Any = PreTrainedTokenizerFast
+    wrapped: PreTrainedTokenizerBase = tokenizer(
+        tokenizer_object=load_encoder(folder), split_special_tokens=True, **named
+    )
+    return wrapped
 
 
 def geometry(model: PreTrainedModel, original_length: int) -> Geometry:

@@ -64,6 +64,11 @@ class _Draft:
         """Return the ids but for `surplus` ones out of the middle of the longer filler."""
         begin, end = max(self.filler, key=lambda span: span[1] - span[0])
         inside = self.tokens_within(begin, end)
+        if surplus > len(inside):
+            raise UserError(
+                f"no filler makes a passkey prompt of {len(self.encoding.ids) - surplus} tokens; ask for a "
+                "longer one."
+            )
         first = inside[(len(inside) - surplus) // 2] if surplus else 0
         ids: list[int] = self.encoding.ids
         return ids[:first] + ids[first + surplus :]
@@ -125,6 +130,12 @@ def build_prompt(
 def classic_filler(tokenizer: Tokenizer, num_tokens: int) -> str:
     """Return the classic sentence, repeated to more than `num_tokens` tokens."""
     return FILLER * (num_tokens // len(_encode(tokenizer, FILLER).ids) + 2)
+
+
+def filler_of(tokenizer: Tokenizer, tokens: NDArray[np.int64]) -> str:
+    """Return the text of tokens of documents, without special ones and without halves of characters."""
+    text: str = tokenizer.decode(tokens.tolist(), skip_special_tokens=True)
+    return text.strip("\ufffd")
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> Encoding:

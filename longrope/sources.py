@@ -19,6 +19,7 @@ from longrope.nodes import Raw
 from longrope.packages import Catalogue
 from longrope.settings.config import Config
 from longrope.settings.sources import HubSource, LocalSource, ModelShape, PackageSource
+from longrope.special_ids import check_special_ids
 from longrope.store import reading
 from longrope.store.files import RawFiles
 
@@ -73,6 +74,7 @@ class Sources:
         folder = self.root / model.path
         try:
             check_weights(folder, self._model_config())
+            check_special_ids(folder)
         except UserError as error:
             raise UserError(f"model.path: {error}") from None
         if model.bos == "always":

@@ -31,6 +31,8 @@ def load_encoder(folder: Path) -> Tokenizer:
     # A saved tokenizer may remember to cut or pad what it encodes, without a word.
     encoder.no_truncation()
     encoder.no_padding()
+    # What reads like a special token inside a text is text: <s> in a page on tokenizers begins nothing.
+    encoder.encode_special_tokens = True
     return encoder
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from longrope.corpora import TokenStore
 from longrope.errors import UserError
-from longrope.prompts import build_prompt, classic_filler, draw_key
+from longrope.prompts import build_prompt, classic_filler, draw_key, filler_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ class Chunks(Dataset[dict[str, torch.Tensor]]):
         classic = generator.random() < 0.5
         prompt = build_prompt(
             self._tokenizer,
-            self._classic if classic else self._tokenizer.decode(self._text(index).tolist()),
+            self._classic if classic else filler_of(self._tokenizer, self._text(index)),
             length=self._mix.text_length,
             begin=self._mix.begin,
             # Both ends get a share of their own, or a needle right at one would never be trained on.

@@ -227,12 +227,14 @@ def test_a_tokenizer_is_loaded_from_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"no tokenizer could be loaded .*put the model's"):
+    with pytest.raises(
+        UserError, match=r"has no tokenizer\.json; save the model's fast tokenizer there"
+    ):
         load_tokenizer(folder)
 
 
 def test_a_missing_tokenizer_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no tokenizer could be loaded"):
+    with pytest.raises(UserError, match=r"has no tokenizer\.json"):
         load_tokenizer(tmp_path / "nowhere")
 
 

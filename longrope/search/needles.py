@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from longrope.prompts import build_prompt
+from longrope.prompts import build_prompt, filler_of
 from longrope.search.workers import Text
 from longrope.tokenizers import load_encoder
 
@@ -52,7 +52,7 @@ def _planted(
     stretch: Text, tokenizer: Tokenizer, begin: Sequence[int], depth: float, number: int
 ) -> Text:
     length = len(stretch.tokens)
-    filler = tokenizer.decode(stretch.tokens[len(begin) :].tolist())
+    filler = filler_of(tokenizer, stretch.tokens[len(begin) :])
     prompt = build_prompt(tokenizer, filler, length=length, depth=depth, key=number, begin=begin)
     key = {**stretch.key, "kind": "needle", "depth": depth, "number": number}
     # the wording and the tokenizer decide the tokens too

@@ -38,6 +38,7 @@ from longrope.rotary import install
 from longrope.runtime import Input, Inputs, Runtime, Settings
 from longrope.scored import model_folder, window_begin
 from longrope.settings.training import ParallelSettings
+from longrope.special_ids import end_token
 from longrope.tokenizers import load_encoder
 from longrope.training import Trained, train
 from longrope.training_data import Chunks, Mix, Mixed, Skipped, Windows
@@ -172,13 +173,8 @@ def _mix(settings: Settings, model: Input) -> Mix:
         num_rows=settings["num_steps"] * settings["batch_size"],
         passkey_fraction=settings["passkey_fraction"],
         begin=window_begin(settings, model),
-        end_token=_one(config.eos_token_id),
+        end_token=end_token(model_folder(model), config.eos_token_id),
         seed=settings["seed"],
         batch_size=settings["batch_size"],
         packed=settings.get("pack_documents", False),
     )
-
-
-def _one(token: int | list[int]) -> int:
-    """Return the first of several end tokens, as Llama-3 has."""
-    return token[0] if isinstance(token, list) else token

@@ -12,12 +12,14 @@ from tqdm import tqdm
 
 from longrope.corpora import read_documents, reader_of, write_store
 from longrope.runtime import Input, Inputs, Runtime, Settings
+from longrope.special_ids import check_special_ids
 from longrope.tokenizers import load_encoder
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
     """Tokenize the documents of one split of a corpus."""
     del runtime
+    check_special_ids(inputs["tokenizer"].path)
     encoder = load_encoder(inputs["tokenizer"].path)
     files = _files(inputs["documents"])
     documents = read_documents(files, settings["column"])
