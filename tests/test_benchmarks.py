@@ -220,6 +220,28 @@ def log_likelihood(
     return float(scored[-num_answer:].sum())
 
 
+@pytest.mark.parametrize("begin", [(7,), (7, 9)])
+def test_a_prompt_that_is_cut_on_the_left_keeps_what_it_begins_with(
+    mirror: Path,
+    model: Any,
+    tokenizer: Any,
+    begin: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, widths = set(), set()
+    forward = torch.nn.Embedding.forward
+
+    def spied(self: Any, tokens: torch.Tensor) -> torch.Tensor:
+        seen.update(map(tuple, tokens[:, : len(begin)].tolist()))
+        widths.add(tokens.shape[1])
+        return forward(self, tokens)
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", spied)
+    run(model, tokenizer, mirror, settings(max_length=48), begin=begin)
+    assert seen == {begin}
+    assert max(widths) == 48
+
+
 def test_chance_counts_the_choices_of_each_item(mirror: Path, model: Any, tokenizer: Any) -> None:
     # Four, three and five choices in turn, three items of each.
     (row,) = run(model, tokenizer, mirror, settings())
