@@ -1,5 +1,6 @@
 """What stages and tasks that score a model share: where its files lie, what its scores depend on."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from transformers import PreTrainedModel
 
 from longrope.memory import ScoreMemory
 from longrope.methods import Geometry
+from longrope.model_folder.config import check_config, length_warning
 from longrope.models import config_changes, load_geometry, load_model, pick_device
 from longrope.runtime import Input, Runtime, Settings
 from longrope.tokenizers import begin_tokens
@@ -31,9 +33,14 @@ def load_for_scoring(
 
 def scored_geometry(settings: Settings, source: Input) -> Geometry:
     """Return the geometry of the model that a stage scores, without its weights."""
-    return load_geometry(
-        model_folder(source), settings["original_length"], **config_changes(settings)
-    )
+    changes = config_changes(settings)
+    # The plan has said it of local files; a fetched model's config.json is first read here.
+    if not source.files:
+        config = check_config(model_folder(source), **changes)
+        warning = length_warning(config, settings["original_length"])
+        if warning is not None:
+            print(f"longrope: warning: {warning}", file=sys.stderr)
+    return load_geometry(model_folder(source), settings["original_length"], **changes)
 
 
 def window_begin(settings: Settings, model: Input) -> tuple[int, ...]:

@@ -5,10 +5,12 @@ import json
 import os
 import socket
 import sys
+from fnmatch import fnmatch
 
 import huggingface_hub
 import pytest
 from archives import write_sdist
+from checkpoints import write_checkpoint
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
 from longrope.errors import UserError
@@ -121,10 +123,12 @@ def hub(monkeypatch):
         if isinstance(state["files"], Exception):
             raise state["files"]
         notes = options["local_dir"] / ".cache" / "huggingface"
-        notes.mkdir(parents=True)
+        notes.mkdir(parents=True, exist_ok=True)
         (notes / "config.json.metadata").write_text("1690000000.0")
-        for name, text in state["files"].items():
-            (options["local_dir"] / name).write_text(text)
+        for name, content in state["files"].items():
+            if any(fnmatch(name, pattern) for pattern in options["allow_patterns"]):
+                data = content if isinstance(content, bytes) else content.encode()
+                (options["local_dir"] / name).write_bytes(data)
 
     def refused(*_):
         raise AssertionError("the network is not used")
@@ -146,29 +150,66 @@ def response():
     return build
 
 
-def test_a_model_is_fetched_at_its_revision_without_the_hubs_own_notes(hub, out, runtime):
-    hub["files"] = {"config.json": "{}", "model.safetensors": "weights"}
+@pytest.fixture
+def checkpoint(tmp_path):
+    """The files of a small model."""
+    write_checkpoint(tmp_path / "model", "llama")
+    return {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+
+
+def test_a_model_is_fetched_at_its_revision_without_the_hubs_own_notes(
+    hub, out, runtime, checkpoint
+):
+    hub["files"] = checkpoint
     fetch.run({"source": "hub-model", **HUB}, {}, out, runtime)
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
-    ((repo, options),) = hub["calls"]
-    assert repo == "owner/name"
-    assert options == {
-        "repo_type": "model",
-        "revision": "a" * 40,
-        "allow_patterns": HUB["files"],
-        "local_dir": out,
-    }
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == checkpoint
+    assert [repo for repo, _ in hub["calls"]] == ["owner/name"] * 2
+    options = {"repo_type": "model", "revision": "a" * 40}
+    assert [call for _, call in hub["calls"]] == [
+        options | {"allow_patterns": ["*.json"], "local_dir": out / "_config"},
+        options | {"allow_patterns": HUB["files"], "local_dir": out},
+    ]
 
 
-def test_a_model_without_safetensors_is_refused(hub, out, runtime):
-    hub["files"] = {"config.json": "{}", "pytorch_model.bin": "pickled"}
+def test_a_model_without_safetensors_is_refused(hub, out, runtime, checkpoint):
+    hub["files"] = {"config.json": checkpoint["config.json"], "pytorch_model.bin": "pickled"}
     sentence = refusal({"source": "hub-model", **HUB}, out, runtime)
-    assert f"owner/name at {'a' * 40} has no safetensors weights" in sentence
+    assert f"owner/name at {'a' * 40} cannot be used: " in sentence
+    assert "has no *.safetensors" in sentence
+
+
+def test_a_model_that_cannot_be_extended_is_refused_before_its_weights_are_downloaded(
+    hub, out, runtime, checkpoint
+):
+    told = json.loads(checkpoint["config.json"])
+    told["quantization_config"] = {"quant_method": "awq"}
+    hub["files"] = checkpoint | {"config.json": json.dumps(told)}
+    assert "quantised by awq" in refusal({"source": "hub-model", **HUB}, out, runtime)
+    assert len(hub["calls"]) == 1
+    assert not (out / "model.safetensors").exists()
+
+
+def test_a_model_in_the_hubs_cache_is_taken_where_the_hub_is_out_of_reach(
+    out, runtime, checkpoint, tmp_path, monkeypatch
+):
+    cached = tmp_path / "cache" / "models--owner--name"
+    (cached / "blobs").mkdir(parents=True)
+    (cached / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    for name, content in (checkpoint | {"pytorch_model.bin": b"pickled"}).items():
+        (cached / "blobs" / name).write_bytes(content)
+        (cached / "snapshots" / ("a" * 40) / name).symlink_to(cached / "blobs" / name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    fetch.run({"source": "hub-model", **HUB}, {}, out, runtime)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == checkpoint
+    assert not any(path.is_symlink() for path in out.iterdir())
+    other = {"source": "hub-model", **HUB, "revision": "b" * 40}
+    assert "could not be reached" in refusal(other, out, runtime)
 
 
 def test_a_dataset_is_fetched_among_the_documents(hub, out, runtime):
     hub["files"] = {"train.jsonl": json.dumps({"text": "a"})}
-    fetch.run({"source": "hub-dataset", **HUB}, {}, out, runtime)
+    fetch.run({"source": "hub-dataset", **HUB, "files": ["*.jsonl"]}, {}, out, runtime)
     found = [str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()]
     assert found == ["documents/train.jsonl"]
     assert hub["calls"][0][1]["repo_type"] == "dataset"

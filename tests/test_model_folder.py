@@ -20,6 +20,8 @@ from longrope.model_folder.config import (
 )
 from longrope.model_folder.weights import check_weights, expected_shapes
 from longrope.models import load_config, load_geometry, load_model
+from longrope.runtime import Input
+from longrope.scored import scored_geometry
 
 VARIANTS = [
     *((name, {}) for name in ARCHITECTURES),
@@ -392,6 +394,16 @@ def test_an_original_length_other_than_the_pretrainings_is_said(model, original_
     architecture, changes = model
     warning = length_warning(SIZES | changes | {"model_type": architecture}, original_length)
     assert warning is None if said is None else said in str(warning)
+
+
+@pytest.mark.parametrize(("files", "said"), [((), 1), (("config.json",), 0)])
+def test_the_length_of_a_fetched_model_is_said_where_its_config_is_first_read(
+    tmp_path, capsys, files, said
+):
+    write_checkpoint(tmp_path, "llama", pad_token_id=None)
+    settings = {"original_length": 4, "full_attention": False}
+    scored_geometry(settings, Input(tmp_path, "model", files))
+    assert capsys.readouterr().err.count("config.json says max_position_embeddings: 8") == said
 
 
 def test_a_sound_folder_reads_as_it_was_written(llama):

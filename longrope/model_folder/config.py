@@ -171,7 +171,10 @@ def _require_model(folder: Path) -> None:
             f"{folder} holds GGUF files, which cannot be extended; give the folder of the "
             "transformers model that they were made from."
         )
-    raise UserError(f"{folder} has no config.json; give the folder of a transformers model.")
+    raise UserError(
+        f"{folder} has no config.json; give the folder of a transformers model, or a model of the hub "
+        "with a pinned revision (model.hub, --revision)."
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -6,10 +6,11 @@ Produces  documents/...   text, JSON-lines or Parquet files of a corpus
 Every byte is pinned: packages and their documents by sha256, hub files by revision.
 """
 
+import contextlib
 import hashlib
 import importlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -45,13 +46,31 @@ def _package(settings: Settings, out: Path, runtime: Runtime) -> None:
 
 
 def _hub_model(settings: Settings, out: Path, runtime: Runtime) -> None:
+    """Fetch a model; what its config.json rules out is refused before its weights are downloaded."""
     del runtime
+    # By name: these modules only refuse, and an edit of them must not make a download stale.
+    config, weights = (
+        importlib.import_module(f"longrope.model_folder.{name}") for name in ("config", "weights")
+    )
+    # A folder of its own: out of reach of the hub, its library takes a folder with files in it for complete.
+    first = out / "_config"
+    _snapshot({**settings, "files": ["*.json"]}, first, "model")
+    with _named(settings):
+        content = config.read_config(first)
+    shutil.rmtree(first)
     _snapshot(settings, out, "model")
-    if not list(out.glob("*.safetensors")):
-        raise UserError(
-            f"hub model {settings['repo']} at {settings['revision']} has no safetensors weights; "
-            "pin a revision that has them, since pickled weights are never loaded."
-        )
+    with _named(settings):
+        weights.check_weights(out, content)
+
+
+@contextlib.contextmanager
+def _named(settings: Settings) -> Iterator[None]:
+    """Put the model's name on the hub before a refusal of its files."""
+    try:
+        yield
+    except UserError as error:
+        which = f"hub model {settings['repo']} at {settings['revision']}"
+        raise UserError(f"{which} cannot be used: {error}") from None
 
 
 def _hub_dataset(settings: Settings, out: Path, runtime: Runtime) -> None:
@@ -84,6 +103,8 @@ def _snapshot(settings: Settings, folder: Path, repo_type: str) -> None:
             "token of your account, then run again."
         ) from None
     except LocalEntryNotFoundError:
+        if repo_type == "model" and _copy_cached(settings, folder):
+            return
         raise UserError(
             f"hub {repo_type} {repo} could not be reached; check the network (and that "
             "HF_HUB_OFFLINE is not set), or give a local path instead of a hub entry."
@@ -93,6 +114,29 @@ def _snapshot(settings: Settings, folder: Path, repo_type: str) -> None:
         raise UserError(f"hub {repo_type} {repo} could not be fetched: {reason}.") from None
     # The hub's own notes on a download, with times: of no use once it is complete.
     shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+def _copy_cached(settings: Settings, folder: Path) -> bool:
+    """Copy a model from the hub's cache on this machine, where an earlier download left it whole."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        cached = Path(
+            snapshot_download(
+                settings["repo"],
+                revision=settings["revision"],
+                allow_patterns=settings["files"],
+                local_files_only=True,
+            )
+        )
+    except LocalEntryNotFoundError:
+        return False
+    folder.mkdir(exist_ok=True)
+    # Links to the cache's own files: copied, since results do not change with a cache.
+    for path in {found for pattern in settings["files"] for found in cached.glob(pattern)}:
+        shutil.copyfile(path, folder / path.name)
+    return True
 
 
 def _benchmarks(settings: Settings, out: Path, runtime: Runtime) -> None:

@@ -1,13 +1,14 @@
-"""`search`: find factors for a local model on text files, without Snakemake or a configuration file."""
+"""`search`: find factors for a model on text files, without Snakemake or a configuration file."""
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from longrope import configuration
 from longrope.errors import UserError
+from longrope.model_folder.config import pretrained_length, read_config
+from longrope.nodes import Plan
 from longrope.plan import build
 from longrope.store import reading
 from longrope.store.files import RawFiles
@@ -17,9 +18,10 @@ from longrope.verbs.run import PACKAGES, add_workers, compute, prepare
 
 def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
-    verb = verbs.add_parser("search", help="search factors of a local model on text files")
-    verb.add_argument("model", help="folder saved by transformers, weights in safetensors")
+    verb = verbs.add_parser("search", help="search factors of a model on text files")
+    verb.add_argument("model", help="folder saved by transformers, or owner/name on the hub")
     verb.add_argument("texts", nargs="+", help="long documents: files, folders or patterns")
+    verb.add_argument("--revision", help="commit of a model of the hub, 40 hexadecimal digits")
     verb.add_argument("--target-length", type=int, required=True, help="window to search for")
     verb.add_argument("--original-length", type=int, help="window of the model; from its config")
     verb.add_argument("--algorithm", default="auto", help="search.algorithm of a configuration")
@@ -27,6 +29,12 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--dtype", default="float32", help="float32 or bfloat16")
     verb.add_argument("--bos", default="auto", help="model.bos of a configuration")
+    verb.add_argument(
+        "--full-attention", action="store_true", help="switch a sliding window of the model off"
+    )
+    verb.add_argument(
+        "--rope-scaling", default="refuse", help="model.rope_scaling of a configuration"
+    )
     add_workers(verb)
     add_store(verb)
     verb.set_defaults(verb=_search, packages=PACKAGES)
@@ -34,19 +42,23 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 def _search(options: argparse.Namespace) -> None:
     prepare(options.threads)
-    config = configuration.parse(_settings(options), source="the command line")
-    plan = build(config, Path.cwd(), RawFiles(options.store / ".raw-files.json"))
+    plan = _planned(options, options.original_length or _window(options))
     say_warnings(plan)
     nodes = {node.key: node.to_json() for node in plan}
     for key in nodes:
         compute(key, nodes, options)
-    (found,) = plan.of("search")
-    print(options.store / found.key / "factors.json")
+    (searched,) = plan.of("search")
+    print(options.store / searched.key / "factors.json")
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of the smallest experiment that holds the search."""
-    length = options.original_length or _window(Path(options.model))
+def _planned(options: argparse.Namespace, original_length: int) -> Plan:
+    """Return the plan of the smallest experiment that holds the search."""
+    settings = _settings(options, original_length)
+    config = configuration.parse(settings, source="the command line")
+    return build(config, Path.cwd(), RawFiles(options.store / ".raw-files.json"))
+
+
+def _settings(options: argparse.Namespace, original_length: int) -> dict[str, Any]:
     search = {
         "algorithm": options.algorithm,
         "documents": {"corpus": "own", "split": "validation"},
@@ -60,8 +72,10 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "attention_scale": "yarn",
         "model": {
             "name": _name(Path(options.model)),
-            "path": options.model,
-            "original_length": length,
+            **_place(options),
+            "original_length": original_length,
+            "full_attention": options.full_attention,
+            "rope_scaling": options.rope_scaling,
             "bos": options.bos,
         },
         "corpora": {"own": {"source": source}},
@@ -76,12 +90,29 @@ def _name(folder: Path) -> str:
     return words.strip("-.") or "model"
 
 
-def _window(folder: Path) -> int:
-    """Return the window that a model's config.json tells."""
-    try:
-        told = json.loads(reading.read_text(folder / "config.json"))
-        return int(told["max_position_embeddings"])
-    except (*reading.ABSENT, ValueError, KeyError, TypeError):
+def _place(options: argparse.Namespace) -> dict[str, Any]:
+    """Return where the model is, in the words of a configuration."""
+    if options.revision is None:
+        return {"path": options.model}
+    if reading.is_folder(Path(options.model)):
+        raise UserError(
+            f"--revision is for a model of the hub, but {options.model} is a folder; leave it out."
+        )
+    return {"hub": {"repo": options.model, "revision": options.revision}}
+
+
+def _window(options: argparse.Namespace) -> int:
+    """Return the window that a model's config.json tells; a model of the hub is fetched first."""
+    folder = Path(options.model)
+    if options.revision is not None:
+        # The fetch is the same node whatever the length, which only the fetched config.json tells.
+        plan = _planned(options, original_length=1)
+        (fetched,) = plan.of("fetch")
+        compute(fetched.key, {fetched.key: fetched.to_json()}, options)
+        folder = options.store / fetched.key
+    pretrained = pretrained_length(read_config(folder))
+    if pretrained is None:
         raise UserError(
             f"{folder / 'config.json'} does not tell max_position_embeddings; give --original-length."
-        ) from None
+        )
+    return pretrained[1]
