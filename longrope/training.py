@@ -11,7 +11,7 @@ import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +296,7 @@ def _options(
         "per_device_train_batch_size": micro_batch_size,
         "gradient_accumulation_steps": steps,
         "use_cpu": not on_gpu,
-        "activation_checkpointing": on_gpu or parallel.offload_activations,
+        _checkpointing(): on_gpu or parallel.offload_activations,
         "save_steps": settings["checkpoint_steps"],
         "save_total_limit": 1,
         "logging_steps": 1,
@@ -306,6 +306,16 @@ def _options(
         "dataloader_pin_memory": on_gpu,
         "remove_unused_columns": False,
     }
+
+
+def _checkpointing() -> str:
+    """Return the argument's name: transformers renamed it between 5.17 and 5.23, and 6 drops the old one."""
+    names = {field.name for field in fields(TrainingArguments)}
+    return (
+        "activation_checkpointing"
+        if "activation_checkpointing" in names
+        else "gradient_checkpointing"
+    )
 
 
 def _recipe(settings: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
