@@ -1,15 +1,10 @@
-"""Documents in files, and token stores: one flat memory-mapped array with offsets and names.
+"""Token stores: texts encoded piece by piece into one flat memory-mapped array with offsets and names.
 
-Reads .txt (one document a file), .jsonl, also compressed, and .parquet (one document a row, text in a
-column). Bad input is named with its file and row. Long documents are encoded piece by piece, so they never
-become one Python list.
+Long documents never become one Python list.
 """
 
-import gzip
 import json
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,20 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from longrope.documents import Text
 from longrope.errors import UserError
 
 PIECE_CHARACTERS = 100_000
 OVERLAP_CHARACTERS = 2_000
-ZSTANDARD_BYTES = 2**16
-"""compressed bytes at a time"""
-
-
-@dataclass(frozen=True)
-class Text:
-    """One document."""
-
-    name: str
-    text: str
 
 
 class Encoder(Protocol):
@@ -41,151 +27,6 @@ class Encoder(Protocol):
     ) -> Sequence[Any]:
         """Encode many texts on all cores, each to an object with `ids` and `offsets`."""
         ...
-
-
-# Reading ------------------------------------------------------------------------------------------
-
-
-def read_documents(files: Sequence[Path], column: str) -> Iterator[Text]:
-    """Yield every document of the files, in order.
-
-    Raises:
-        UserError: naming the file and row that is empty, not UTF-8 or without the column.
-    """
-    for path in files:
-        reader = reader_of(path)
-        if reader is None:
-            known = ", ".join(READERS)
-            raise UserError(f"{path}: a corpus file must end in one of {known}.")
-        empty = True
-        for document in reader(path, column):
-            empty = False
-            yield document
-        if empty:
-            raise UserError(f"{path} is empty; remove it or give it rows.")
-
-
-def reader_of(path: Path) -> "Reader | None":
-    """Return the reader of a file by the end of its name, None if there is none."""
-    return next((reader for end, reader in READERS.items() if path.name.endswith(end)), None)
-
-
-def _decoded(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where} is not UTF-8 (byte {error.start}); convert it, for example with iconv."
-        ) from None
-
-
-def _checked(text: object, where: str, column: str) -> str:
-    if not isinstance(text, str):
-        raise UserError(f"{where}: column {column!r} holds {type(text).__name__}, expected text.")
-    if not text.strip():
-        raise UserError(f"{where} is empty; remove it or give it text.")
-    return text
-
-
-def _read_txt(path: Path, column: str) -> Iterator[Text]:
-    yield Text(path.stem, _checked(_decoded(path.read_bytes(), str(path)), str(path), column))
-
-
-def _read_jsonl(path: Path, column: str) -> Iterator[Text]:
-    for row, line in enumerate(_lines(path), start=1):
-        where = f"{path}, row {row}"
-        try:
-            value = json.loads(_decoded(line, where))
-        except json.JSONDecodeError:
-            raise UserError(f"{where} is not JSON; expected one object a line.") from None
-        if not isinstance(value, dict) or column not in value:
-            raise UserError(f"{where} has no column {column!r}; correct source.column.")
-        yield Text(f"{path.stem}-{row}", _checked(value[column], where, column))
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file, which may be compressed as the end of its name says."""
-    try:
-        if path.suffix == ".zst":
-            yield from _split(_decompressed(path))
-            return
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            yield from stream
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        kind = "Zstandard" if path.suffix == ".zst" else "gzip"
-        raise UserError(f"{path} is not a whole {kind} file; compress or fetch it again.") from None
-
-
-def _decompressed(path: Path) -> Iterator[bytes]:
-    """Yield the contents of a Zstandard file of one frame or more; EOFError if it is cut or none."""
-    import zstandard
-
-    frame = None
-    with path.open("rb") as stream:
-        while data := stream.read(ZSTANDARD_BYTES):
-            while data:
-                # Not the package's reader of streams, which takes a cut file for a whole one.
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                try:
-                    yield frame.decompress(data)
-                except zstandard.ZstdError:
-                    raise EOFError from None
-                data = frame.unused_data
-                frame = None if frame.eof else frame
-    if frame is not None:
-        raise EOFError
-
-
-def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for block in blocks:
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
-
-
-def _read_parquet(path: Path, column: str) -> Iterator[Text]:
-    from pyarrow import ArrowInvalid
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        table = ParquetFile(path)
-    except ArrowInvalid:
-        raise UserError(f"{path} is not a Parquet file; convert or fetch it again.") from None
-    if column not in table.schema_arrow.names:
-        known = ", ".join(table.schema_arrow.names)
-        raise UserError(f"{path} has no column {column!r}; it has {known}; correct source.column.")
-    row = 0
-    batches = table.iter_batches(batch_size=64, columns=[column])
-    while (batch := _next_batch(batches, path, row)) is not None:
-        for value in batch.column(0):
-            row += 1
-            where = f"{path}, row {row}"
-            yield Text(f"{path.stem}-{row}", _checked(value.as_py(), where, column))
-
-
-def _next_batch(batches: Iterator[Any], path: Path, row: int) -> Any | None:
-    try:
-        return next(batches, None)
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-        if (
-            isinstance(error, OSError) and error.errno
-        ):  # the system's, which say nothing of the data
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is damaged after row {row}: {reason}; fetch it again.") from None
-
-
-Reader = Callable[[Path, str], Iterator[Text]]
-
-READERS: dict[str, Reader] = {
-    ".txt": _read_txt,
-    ".jsonl": _read_jsonl,
-    ".jsonl.gz": _read_jsonl,
-    ".jsonl.zst": _read_jsonl,
-    ".parquet": _read_parquet,
-}
 
 
 # Encoding -----------------------------------------------------------------------------------------

@@ -139,6 +139,7 @@ class _Builder:
             "column": column,
             "max_documents": corpus.max_documents,
             "join_to": corpus.join_to,
+            "empty_rows": corpus.empty_rows,
         }
         sources = {
             "documents": self._documents_source(ref.corpus, ref.split),

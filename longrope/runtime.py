@@ -47,4 +47,6 @@ class Runtime:
 
 
 Settings = Mapping[str, Any]
+Facts = Mapping[str, object]
+"""what a stage has to say in the manifest of its node, such as rows that it passed over"""
 Inputs = Mapping[str, Input]

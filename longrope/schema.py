@@ -39,7 +39,8 @@ and output paths belong to the profiles in `workflow/profiles/` and to the comma
   to it by name in `search.documents`, `finetune.documents` or `evaluate.perplexity.corpora`. Say in
   `stand_in` what the texts are when they are not the corpus itself.
 - **Use your own texts**: name the files of each split; a `.txt` file is one document, a line of
-  `.jsonl` (also `.jsonl.gz` or `.jsonl.zst`) or a row of `.parquet` is one each. A folder stands
+  `.jsonl`, an object of a `.json` array or a row of `.parquet` is one each; all but Parquet also
+  compressed (`.gz`, `.zst`). Hub files are named and read alike. A folder stands
   for all such files below it, a pattern for the files it matches, where `**` is any number of
   folders; neither finds hidden files. Files are read in the order of their names, and their names
   and contents are in the digest: a file more, or another name, is another corpus.

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from longrope.documents import readable
 from longrope.errors import UserError
 from longrope.model_folder.config import check_config, length_warning
 from longrope.model_folder.weights import check_weights
@@ -152,26 +153,15 @@ class Sources:
         Raises:
             UserError: naming `key`, if there is none, or one that holds no documents.
         """
-        # Here, since it imports numpy, which other sources do without.
-        from longrope.corpora import READERS, reader_of
-
         path = self.root / entry
         if path.is_dir():
-            inside = self._matches(f"{glob.escape(Path(entry).as_posix())}/**/*")
-            found = [file for file in inside if reader_of(Path(file)) is not None]
+            names = self._matches(f"{glob.escape(Path(entry).as_posix())}/**/*")
         else:
-            found = [entry] if path.is_file() else self._matches(entry)
-        unknown = [self.root / file for file in found if reader_of(Path(file)) is None]
-        if found and not unknown:
-            return found
-        if unknown:
-            wrong = f"{unknown[0]} cannot be read"
-        else:
-            wrong = f"{path} holds no such file" if path.is_dir() else f"{path} does not exist"
-        raise UserError(
-            f"{key}: {wrong}; give files that end in one of {', '.join(READERS)}, folders of them or "
-            "patterns that match them."
-        )
+            names = [entry] if path.is_file() else self._matches(entry)
+        try:
+            return readable(names, whole_folder=path.is_dir())
+        except UserError as error:
+            raise UserError(f"{key}: {path}: {error}") from None
 
     def _matches(self, pattern: str) -> list[str]:
         self._require_listable(pattern)

@@ -128,12 +128,21 @@ def hub(monkeypatch):
         for name, content in state["files"].items():
             if any(fnmatch(name, pattern) for pattern in options["allow_patterns"]):
                 data = content if isinstance(content, bytes) else content.encode()
-                (options["local_dir"] / name).write_bytes(data)
+                path = options["local_dir"] / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+
+    def list_repo_files(repo, **options):
+        if isinstance(state["files"], Exception):
+            raise state["files"]
+        assert (repo, options) == ("owner/name", {"repo_type": "dataset", "revision": "a" * 40})
+        return list(state["files"])
 
     def refused(*_):
         raise AssertionError("the network is not used")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", list_repo_files)
     monkeypatch.setattr(socket.socket, "connect", refused)
     return state
 
@@ -207,17 +216,61 @@ def test_a_model_in_the_hubs_cache_is_taken_where_the_hub_is_out_of_reach(
     assert "could not be reached" in refusal(other, out, runtime)
 
 
-def test_a_dataset_is_fetched_among_the_documents(hub, out, runtime):
-    hub["files"] = {"train.jsonl": json.dumps({"text": "a"})}
-    fetch.run({"source": "hub-dataset", **HUB, "files": ["*.jsonl"]}, {}, out, runtime)
-    found = [str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()]
-    assert found == ["documents/train.jsonl"]
+DATASET = HUB | {"source": "hub-dataset"}
+
+
+def fetched(hub, out, runtime, names, entries):
+    """Return the files of a hub dataset that are fetched for entries of `source.files`."""
+    hub["files"] = dict.fromkeys(names, "text")
+    fetch.run(DATASET | {"files": entries}, {}, out, runtime)
+    found = (out / "documents").rglob("*")
+    return sorted(str(path.relative_to(out / "documents")) for path in found if path.is_file())
+
+
+C4 = ["README.md", "c4.py", "en/c4-train.00000.json.gz", "en/c4-train.00001.json.gz", "en/notes.md"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "names"),
+    [
+        (["en/c4-train.*.json.gz"], C4[2:4]),
+        (["en/c4-train.00001.json.gz"], C4[3:4]),
+        # a folder: what cannot be read in it is passed over, as in a local one
+        (["en"], C4[2:4]),
+        (["en/"], C4[2:4]),
+        (["en", "en/c4-train.0000[01].json.gz"], C4[2:4]),
+    ],
+)
+def test_of_a_dataset_the_files_that_are_named_are_fetched_among_the_documents(
+    hub, out, runtime, entries, names
+):
+    assert fetched(hub, out, runtime, C4, entries) == names
     assert hub["calls"][0][1]["repo_type"] == "dataset"
 
 
-def test_a_dataset_of_which_no_file_matches_is_refused(hub, out, runtime):
-    sentence = refusal({"source": "hub-dataset", **HUB}, out, runtime)
-    assert "has no file that matches *.json, *.safetensors; correct source.files" in sentence
+def test_signs_of_patterns_in_names_of_the_hub_are_letters_where_they_are_fetched(
+    hub, out, runtime
+):
+    names = ["a[1].txt", "a1.txt", "b.txt"]
+    assert fetched(hub, out, runtime, names, ["a?1?.txt"]) == ["a[1].txt"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "wrong"),
+    [
+        (["*.csv"], "'*.csv' of source.files: there is no such file; give files that end in"),
+        (["en", "c4.py"], "'c4.py' of source.files: c4.py cannot be read; give files that end in"),
+        (["en/*"], "'en/*' of source.files: en/notes.md cannot be read"),
+        (["en", "de"], "'de' of source.files: there is no such file"),
+    ],
+)
+def test_a_dataset_with_files_that_cannot_be_read_is_refused_before_anything_is_fetched(
+    hub, out, runtime, entries, wrong
+):
+    hub["files"] = dict.fromkeys(C4, "text")
+    sentence = refusal(DATASET | {"files": entries}, out, runtime)
+    assert f"hub dataset owner/name at {'a' * 40}, {wrong}" in sentence
+    assert hub["calls"] == []
 
 
 def test_a_gated_model_is_refused_with_what_to_do(hub, out, runtime, response):

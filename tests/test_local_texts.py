@@ -82,7 +82,13 @@ def test_a_folder_elsewhere_is_named_as_it_was_given(folder, tmp_path_factory):
 
 
 def test_the_working_folder_itself_may_be_named(folder):
-    assert set(found(".")) == {"own.txt", "other.txt", *(f"texts/{name}" for name in DOCUMENTS)}
+    # JSON holds documents too: a folder with other JSON beside its texts is no corpus
+    others = {"model/config.json", "model/tokenizer.json"}
+    assert set(found(".")) - others == {
+        "own.txt",
+        "other.txt",
+        *(f"texts/{name}" for name in DOCUMENTS),
+    }
 
 
 @pytest.mark.parametrize(
@@ -169,21 +175,21 @@ def test_a_job_refuses_a_folder_one_of_whose_files_changed(folder):
 # Refusals -----------------------------------------------------------------------------------------
 
 REMEDY = (
-    "; give files that end in one of .txt, .jsonl, .jsonl.gz, .jsonl.zst, .parquet, folders of them or "
-    "patterns that match them."
+    "; give files that end in one of .txt, .txt.gz, .txt.zst, .jsonl, .jsonl.gz, .jsonl.zst, "
+    ".json, .json.gz, .json.zst, .parquet, folders of them or patterns that match them."
 )
 
 
 @pytest.mark.parametrize(
     ("entry", "wrong"),
     [
-        ("none.txt", "none.txt does not exist"),
-        ("texts/*.jsn", "texts/*.jsn does not exist"),
-        ("texts/other", "texts/other holds no such file"),
-        ("texts/deep/.git/*.csv", "texts/deep/.git/*.csv does not exist"),
-        ("texts/notes.md", "texts/notes.md cannot be read"),
-        ("texts/other/*", "texts/other/h.csv cannot be read"),
-        ("texts/**/*.csv", "texts/other/h.csv cannot be read"),
+        ("none.txt", "none.txt: there is no such file"),
+        ("texts/*.jsn", "texts/*.jsn: there is no such file"),
+        ("texts/other", "texts/other: there is no such file"),
+        ("texts/deep/.git/*.csv", "texts/deep/.git/*.csv: there is no such file"),
+        ("texts/notes.md", "texts/notes.md: texts/notes.md cannot be read"),
+        ("texts/other/*", "texts/other/*: texts/other/h.csv cannot be read"),
+        ("texts/**/*.csv", "texts/**/*.csv: texts/other/h.csv cannot be read"),
     ],
 )
 def test_what_stands_for_no_documents_is_refused_by_its_name(folder, entry, wrong):

@@ -66,17 +66,17 @@ class PackageSource(Settings):
 
 
 class HubSource(HubFiles):
-    """Parquet or JSON-lines files of a hub dataset; no loader script is ever run."""
+    """Text, JSON or Parquet files of a hub dataset; no loader script is ever run."""
 
     kind: Literal["hub"] = Field(description="files of a dataset repository")
     files: dict[str, list[str]] = Field(
-        description="split -> file names or patterns in the repository"
+        description="split -> files, folders or patterns in the repository"
     )
     column: str = Field("text", description="column that holds a document's text")
 
 
 class LocalSource(Settings):
-    """Text, JSON-lines (also compressed by gzip or Zstandard) or Parquet files of the user's own."""
+    """Text or JSON (also compressed by gzip or Zstandard) or Parquet files of the user's own."""
 
     kind: Literal["local"] = Field(description="files of your own")
     files: dict[str, list[str]] = Field(
@@ -96,6 +96,10 @@ class CorpusSettings(Settings):
         None, description="what these documents are, if not the corpus itself"
     )
     licence: str = Field("unknown", description="licence of the texts")
+    empty_rows: Literal["skip", "refuse"] = Field(
+        "skip",
+        description="skip and count rows without text (blank, null), or refuse the first one",
+    )
     max_documents: int | None = Field(
         None, gt=0, description="read only the first documents of a split"
     )

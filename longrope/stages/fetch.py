@@ -7,14 +7,17 @@ Every byte is pinned: packages and their documents by sha256, hub files by revis
 """
 
 import contextlib
+import glob
 import hashlib
 import importlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tqdm import tqdm
 
+from longrope.documents import readable
 from longrope.errors import UserError
 from longrope.packages import Package, download, read_document
 from longrope.runtime import Inputs, Runtime, Settings
@@ -75,36 +78,72 @@ def _named(settings: Settings) -> Iterator[None]:
 
 def _hub_dataset(settings: Settings, out: Path, runtime: Runtime) -> None:
     del runtime
-    folder = out / "documents"
-    _snapshot(settings, folder, "dataset")
-    if not any(path.is_file() for path in folder.rglob("*")):
+    names = _dataset_files(settings)
+    chosen = {name for entry in settings["files"] for name in _chosen(settings, entry, names)}
+    # by name, in which signs of patterns are letters
+    exact = sorted(map(glob.escape, chosen))
+    _snapshot({**settings, "files": exact}, out / "documents", "dataset")
+
+
+def _patterns(entry: str) -> tuple[str, str]:
+    """Return what an entry may stand for: a file or files, or all that lies in a folder."""
+    return entry, f"{entry.rstrip('/')}/*"
+
+
+def _chosen(settings: Settings, entry: str, names: Sequence[str]) -> list[str]:
+    """Return the files of a hub repository that an entry of `source.files` stands for."""
+    itself, inside = ([n for n in names if fnmatchcase(n, p)] for p in _patterns(entry))
+    try:
+        return readable(itself or inside, whole_folder=not itself)
+    except UserError as error:
         raise UserError(
-            f"hub dataset {settings['repo']} at {settings['revision']} has no file that matches "
-            f"{', '.join(settings['files'])}; correct source.files."
-        )
+            f"hub dataset {settings['repo']} at {settings['revision']}, {entry!r} of source.files: {error}"
+        ) from None
 
 
 def _snapshot(settings: Settings, folder: Path, repo_type: str) -> None:
+    """Download the files of a repository that match `files` of the settings."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    with _told(settings, repo_type):
+        try:
+            snapshot_download(
+                settings["repo"],
+                repo_type=repo_type,
+                revision=settings["revision"],
+                allow_patterns=settings["files"],
+                local_dir=folder,
+            )
+        except LocalEntryNotFoundError:
+            if repo_type != "model" or not _copy_cached(settings, folder):
+                raise
+    # The hub's own notes on a download, with times: of no use once it is complete.
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+def _dataset_files(settings: Settings) -> list[str]:
+    """Return the names of all files of a dataset repository."""
+    from huggingface_hub import list_repo_files
+
+    with _told(settings, "dataset"):
+        return list_repo_files(settings["repo"], repo_type="dataset", revision=settings["revision"])
+
+
+@contextlib.contextmanager
+def _told(settings: Settings, repo_type: str) -> Iterator[None]:
+    """Turn the hub's errors into sentences."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     repo = settings["repo"]
     try:
-        snapshot_download(
-            repo,
-            repo_type=repo_type,
-            revision=settings["revision"],
-            allow_patterns=settings["files"],
-            local_dir=folder,
-        )
+        yield
     except GatedRepoError:
         raise UserError(
             f"hub {repo_type} {repo} is gated: accept its licence on its page and set HF_TOKEN to a "
             "token of your account, then run again."
         ) from None
-    except LocalEntryNotFoundError:
-        if repo_type == "model" and _copy_cached(settings, folder):
-            return
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise UserError(
             f"hub {repo_type} {repo} could not be reached; check the network (and that "
             "HF_HUB_OFFLINE is not set), or give a local path instead of a hub entry."
@@ -112,8 +151,6 @@ def _snapshot(settings: Settings, folder: Path, repo_type: str) -> None:
     except Exception as error:  # of the hub, of the network, of the disk
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"hub {repo_type} {repo} could not be fetched: {reason}.") from None
-    # The hub's own notes on a download, with times: of no use once it is complete.
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
 
 
 def _copy_cached(settings: Settings, folder: Path) -> bool:

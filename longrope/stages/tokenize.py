@@ -5,30 +5,43 @@ Consumes  documents  a fetched folder, or the user's own files
 Produces  tokens.bin, offsets.npy, tokens.json   see corpora.TokenStore
 """
 
+import sys
 from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
-from longrope.corpora import read_documents, reader_of, write_store
-from longrope.runtime import Input, Inputs, Runtime, Settings
+from longrope.corpora import write_store
+from longrope.documents import Documents, reader_of
+from longrope.runtime import Facts, Input, Inputs, Runtime, Settings
 from longrope.special_ids import check_special_ids
 from longrope.tokenizers import load_encoder
 
 
-def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
-    """Tokenize the documents of one split of a corpus."""
+def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> Facts:
+    """Tokenize the documents of one split of a corpus; return what its rows were like."""
     del runtime
     check_special_ids(inputs["tokenizer"].path)
     encoder = load_encoder(inputs["tokenizer"].path)
     files = _files(inputs["documents"])
-    documents = read_documents(files, settings["column"])
+    documents = Documents(files, settings["column"], empty_rows=settings["empty_rows"])
     wanted = islice(documents, settings["max_documents"])
     # A file of text is a document, so their number is known; rows of other files are not counted.
-    total = len(files) if all(path.suffix == ".txt" for path in files) else None
+    total = len(files) if all(".txt" in path.name for path in files) else None
     progress = tqdm(wanted, desc="tokenize", unit="document", total=total, mininterval=1.0)
     size = max(encoder.get_vocab().values()) + 1  # ids may have gaps
     write_store(out, progress, encoder, size, join_to=settings["join_to"])
+    counts = {
+        "empty_rows": documents.num_empty_rows,
+        "repaired_rows": documents.num_repaired_rows,
+    }
+    if any(counts.values()):
+        print(
+            f"tokenize: {documents.num_empty_rows:,} rows without text were skipped, in "
+            f"{documents.num_repaired_rows:,} half characters became U+FFFD",
+            file=sys.stderr,
+        )
+    return counts
 
 
 def _files(source: Input) -> list[Path]:

@@ -117,11 +117,13 @@ def compute(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> Non
     runtime = Runtime(options.store, options.packages, spec["runtime"], scoring, workers)
     stage = importlib.import_module(f"longrope.stages.{spec['kind']}")
 
+    noted: dict[str, object] = {}
+
     def fill(work: Path) -> None:
-        stage.run(spec["settings"], inputs, work, runtime)
+        noted.update(stage.run(spec["settings"], inputs, work, runtime) or {})
 
     if ranks is None:
-        commit.run(options.store, key, spec, fill, facts)
+        commit.run(options.store, key, spec, fill, lambda: {**facts(), **noted})
     else:
         ranks.compute(options.store, key, spec, fill)
 

@@ -1,0 +1,306 @@
+"""Documents in files: text, JSON and Parquet, also compressed; local files and those of the hub alike.
+
+A .txt file is one document; a row of any other file is one, its text in a column. Bad input is named with
+its file and row. To read another kind of file, write a reader and add it to FORMATS.
+"""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+from longrope.errors import UserError
+
+ZSTANDARD_BYTES = 2**16
+"""compressed bytes at a time"""
+ZSTANDARD_WINDOW = 2**31
+"""bytes; the longest that `zstd --long=31` writes, where decoders allow 2**27 by themselves"""
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""half of a character, which JSON can write and UTF-8 cannot"""
+
+EmptyRows = Literal["skip", "refuse"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """One document."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a file holds at one place, before it is checked."""
+
+    name: str
+    where: str
+    value: object
+    """None where the file has a null or a blank line"""
+
+
+class Documents:
+    """The documents of files, in order, counting what was passed over or mended on the way."""
+
+    def __init__(
+        self, files: Sequence[Path], column: str, *, empty_rows: EmptyRows = "skip"
+    ) -> None:
+        """Take the files; they are read while iterating.
+
+        Args:
+            files: each of a kind that `FORMATS` reads.
+            column: that holds a document's text, in files of rows.
+            empty_rows: whether a row without text, or a file without rows, is passed over or refused.
+        """
+        self._files = files
+        self._column = column
+        self._empty_rows = empty_rows
+        self.num_empty_rows = 0
+        """rows without text, and files without rows, that were passed over"""
+        self.num_repaired_rows = 0
+        """rows with half characters, each of which became U+FFFD"""
+
+    def __iter__(self) -> Iterator[Text]:
+        """Yield every document.
+
+        Raises:
+            UserError: naming the file and row that cannot be read or has no column of text.
+        """
+        for path in self._files:
+            reader = reader_of(path)
+            if reader is None:
+                raise UserError(f"{path}: a corpus file must end in one of {known_ends()}.")
+            has_rows = False
+            for row in reader(path, self._column):
+                has_rows = True
+                if (document := self._document(row)) is not None:
+                    yield document
+            if not has_rows:
+                self._pass_over(str(path))
+
+    def _document(self, row: Row) -> Text | None:
+        text = row.value
+        if text is not None and not isinstance(text, str):
+            raise UserError(
+                f"{row.where}: column {self._column!r} holds {type(text).__name__}, expected text."
+            )
+        if text is None or not text.strip():
+            self._pass_over(row.where)
+            return None
+        repaired = SURROGATE.sub("\ufffd", text)
+        self.num_repaired_rows += repaired != text
+        return Text(row.name, repaired)
+
+    def _pass_over(self, where: str) -> None:
+        if self._empty_rows == "refuse":
+            raise UserError(
+                f"{where} is empty; remove it, give it text, or set the corpus's empty_rows: skip."
+            )
+        self.num_empty_rows += 1
+
+
+# Kinds of files -----------------------------------------------------------------------------------
+
+
+def reader_of(path: PurePath) -> "Reader | None":
+    """Return the reader of a file by the end of its name, None if there is none."""
+    return next((reader for end, reader in READERS.items() if path.name.endswith(end)), None)
+
+
+def known_ends() -> str:
+    """Return the ends of the names of all files that are read, as a sentence lists them."""
+    return ", ".join(READERS)
+
+
+def readable(names: Sequence[str], *, whole_folder: bool) -> list[str]:
+    """Return the names of files that can be read.
+
+    Args:
+        names: of files, those of one entry of a configuration.
+        whole_folder: whether the entry is a folder, in which other files are passed over.
+
+    Raises:
+        UserError: naming the first file that was asked for by name or pattern and cannot be read, or if
+            there is none at all.
+    """
+    found = [name for name in names if reader_of(PurePath(name)) is not None]
+    unknown = sorted(set(names) - set(found))
+    if unknown and not whole_folder:
+        raise UserError(f"{unknown[0]} cannot be read; {_WHAT_TO_GIVE}")
+    if not found:
+        raise UserError(f"there is no such file; {_WHAT_TO_GIVE}")
+    return found
+
+
+def _read_txt(path: Path, column: str) -> Iterator[Row]:
+    del column
+    where = str(path)
+    yield Row(path.stem.removesuffix(".txt"), where, _decoded(b"".join(_blocks(path)), where))
+
+
+def _read_jsonl(path: Path, column: str) -> Iterator[Row]:
+    for row, line in enumerate(_split(_blocks(path)), start=1):
+        where = f"{path}, row {row}"
+        text = _decoded(line, where)
+        value = _column(_parsed(text, where), column, where) if text.strip() else None
+        yield Row(f"{_stem(path)}-{row}", where, value)
+
+
+def _read_json(path: Path, column: str) -> Iterator[Row]:
+    """Read one array of objects, or, as many hub files with this end are, one object a line."""
+    first = next((block.lstrip(b"\xef\xbb\xbf \t\r\n") for block in _blocks(path)), b"")
+    if not first.startswith(b"["):
+        yield from _read_jsonl(path, column)
+        return
+    values = _parsed(_decoded(b"".join(_blocks(path)), str(path)), str(path))
+    for row, value in enumerate(values, start=1):
+        where = f"{path}, row {row}"
+        yield Row(f"{_stem(path)}-{row}", where, _column(value, column, where))
+
+
+def _read_parquet(path: Path, column: str) -> Iterator[Row]:
+    from pyarrow.lib import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        table = ParquetFile(path)
+    except (ArrowException, ValueError):
+        raise UserError(f"{path} is not a Parquet file; convert or fetch it again.") from None
+    if column not in table.schema_arrow.names:
+        known = ", ".join(table.schema_arrow.names)
+        raise UserError(f"{path} has no column {column!r}; it has {known}; correct source.column.")
+    row = 0
+    batches = table.iter_batches(batch_size=64, columns=[column])
+    while (batch := _next_batch(batches, path, row)) is not None:
+        for value in batch.column(0):
+            row += 1
+            where = f"{path}, row {row}"
+            yield Row(f"{path.stem}-{row}", where, _plain(value, where))
+
+
+def _next_batch(batches: Iterator[Any], path: Path, row: int) -> Any | None:
+    from pyarrow.lib import ArrowException
+
+    try:
+        return next(batches, None)
+    except (ArrowException, OSError, ValueError) as error:
+        # an error of the system says nothing of the data
+        if isinstance(error, OSError) and error.errno:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is damaged after row {row}: {reason}; fetch it again.") from None
+
+
+def _plain(value: Any, where: str) -> object:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not UTF-8 (byte {error.start}); write the file again."
+        ) from None
+
+
+Reader = Callable[[Path, str], Iterator[Row]]
+
+FORMATS: dict[str, Reader] = {".txt": _read_txt, ".jsonl": _read_jsonl, ".json": _read_json}
+"""end of a name -> reader; each also compressed, with a further end"""
+COMPRESSED = ("", ".gz", ".zst")
+READERS: dict[str, Reader] = {
+    **{end + more: FORMATS[end] for end, more in product(FORMATS, COMPRESSED)},
+    ".parquet": _read_parquet,
+}
+_WHAT_TO_GIVE = (
+    f"give files that end in one of {', '.join(READERS)}, "
+    "folders of them or patterns that match them."
+)
+
+
+# Bytes and JSON -----------------------------------------------------------------------------------
+
+
+def _stem(path: Path) -> str:
+    """Return a file's name without its end and that of its compression."""
+    return path.stem.removesuffix(".jsonl").removesuffix(".json")
+
+
+def _decoded(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not UTF-8 (byte {error.start}); convert it, for example with iconv."
+        ) from None
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise UserError(
+            f"{where} is not JSON; expected one object a line, or an array of them."
+        ) from None
+    except RecursionError:
+        raise UserError(f"{where} is nested too deeply to be read; remove it.") from None
+    except ValueError as error:  # a number of more digits than Python converts
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where} cannot be read: {reason}; remove it.") from None
+
+
+def _column(value: object, column: str, where: str) -> object:
+    if not isinstance(value, dict) or column not in value:
+        raise UserError(f"{where} has no column {column!r}; correct source.column.")
+    return value[column]
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """Yield the contents of a file, which may be compressed as the end of its name says."""
+    try:
+        if path.suffix == ".zst":
+            yield from _decompressed(path)
+            return
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            while block := stream.read(2**20):
+                yield block
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        kind = "Zstandard" if path.suffix == ".zst" else "gzip"
+        raise UserError(f"{path} is not a whole {kind} file; compress or fetch it again.") from None
+
+
+def _decompressed(path: Path) -> Iterator[bytes]:
+    """Yield the contents of a Zstandard file of one frame or more; EOFError if it is cut or none."""
+    import zstandard
+
+    decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTANDARD_WINDOW)
+    frame = None
+    with path.open("rb") as stream:
+        while data := stream.read(ZSTANDARD_BYTES):
+            while data:
+                # Not the package's reader of streams, which takes a cut file for a whole one.
+                frame = frame or decompressor.decompressobj()
+                try:
+                    yield frame.decompress(data)
+                except zstandard.ZstdError:
+                    raise EOFError from None
+                data = frame.unused_data
+                frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError
+
+
+def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines, without their ends."""
+    begun: list[bytes] = []
+    for block in blocks:
+        first, *lines = block.split(b"\n")
+        begun.append(first)
+        if lines:
+            yield b"".join(begun)
+            yield from lines[:-1]
+            begun = [lines[-1]]
+    if rest := b"".join(begun):
+        yield rest
