@@ -10,6 +10,7 @@ import torch
 from checkpoints import SIZES, write_checkpoint, write_weights
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from longrope.configuration import load as load_settings
 from longrope.errors import UserError
 from longrope.model_folder.config import (
     ARCHITECTURES,
@@ -20,9 +21,11 @@ from longrope.model_folder.config import (
 )
 from longrope.model_folder.weights import check_weights, expected_shapes
 from longrope.models import load_config, load_geometry, load_model
+from longrope.plan import build as build_plan
 from longrope.runtime import Input
 from longrope.scored import scored_geometry
 
+CONFIGS = Path(__file__).parents[1] / "config"
 VARIANTS = [
     *((name, {}) for name in ARCHITECTURES),
     *((name, {"tie_word_embeddings": True}) for name in ARCHITECTURES),
@@ -367,6 +370,7 @@ LENGTHS = [
         4096,
         "within a sliding window of 2047 tokens",
     ),
+    (("phi3", {"max_position_embeddings": 4096, "sliding_window": 2047}), 2048, None),
     # Mistral v0.1 as LongRoPE takes it
     (("mistral", {"max_position_embeddings": 32768, "sliding_window": 4096}), 4096, None),
     (
@@ -394,6 +398,16 @@ def test_an_original_length_other_than_the_pretrainings_is_said(model, original_
     architecture, changes = model
     warning = length_warning(SIZES | changes | {"model_type": architecture}, original_length)
     assert warning is None if said is None else said in str(warning)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*-*.yaml")), ids=lambda path: path.stem)
+def test_of_the_shipped_configurations_phi3s_4k_alone_is_said_to_exceed_its_window(path):
+    warnings = build_plan(load_settings(path), CONFIGS.parent).warnings
+    if path.stem == "phi3-mini":
+        assert "model phi3-mini: original_length is 4096" in warnings[0]
+        assert "sliding window of 2047 tokens" in warnings[0]
+    else:
+        assert list(warnings) == []
 
 
 @pytest.mark.parametrize(("files", "said"), [((), 1), (("config.json",), 0)])

@@ -136,6 +136,9 @@ def length_warning(config: Config, original_length: int) -> str | None:
     if pretrained is None or pretrained[1] == original_length:
         return None
     key, length = pretrained
+    # Phi-3 counts the tokens before the own one: 2,047 in its config.json are windows of 2,048.
+    if key == "sliding_window" and original_length == length + 1:
+        return None
     if key == "sliding_window" and original_length > length:
         return (
             f"original_length is {original_length}, but the model was pretrained within a sliding window "
