@@ -155,7 +155,7 @@ def test_tokenizing_refuses_a_tokenizer_that_is_larger_than_the_model(tmp_path):
         "tokenizer": Input(tmp_path, "m"),
         "documents": Input(tmp_path, "d", files=("a.txt",)),
     }
-    settings = {"column": "text", "max_documents": None, "join_to": None}
+    settings = {"column": "text", "max_documents": None, "join_to": None, "empty_rows": "skip"}
     runtime = Runtime(tmp_path, tmp_path, {}, "code")
     for size in (97, 200):
         (tmp_path / "config.json").write_text(json.dumps({"vocab_size": size}))

@@ -144,7 +144,7 @@ def tokenizer(tmp_path):
     return Input(tmp_path / "model", "digest")
 
 
-SETTINGS = {"column": "text", "max_documents": None, "join_to": None}
+SETTINGS = {"column": "text", "max_documents": None, "join_to": None, "empty_rows": "skip"}
 
 
 def tokenized(tmp_path, tokenizer, documents, **changes):
