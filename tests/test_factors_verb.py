@@ -16,6 +16,7 @@ from longrope.cli import main
 from longrope.factors import RopeFactors
 from longrope.methods import Geometry, closed_form, critical_pair
 from longrope.verbs.factors import draw
+from longrope.verbs.search import model_label
 
 GEOMETRY = Geometry(num_pairs=8, rope_theta=10_000.0, original_length=256)
 
@@ -305,3 +306,17 @@ def test_a_plot_that_cannot_be_made_is_refused(
     assert (code, output) == (1, "")
     assert errors[-1].startswith(f"longrope: error: {sentence}"), errors
     assert not list(Path().glob("*.svg"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("models/My_Llama 3.2", "my-llama-3.2"),
+        ("models/---", "model"),
+        ("models/modèle", "mod-le"),
+    ],
+)
+def test_a_search_without_a_configuration_calls_the_model_by_its_folder(
+    folder: str, name: str
+) -> None:
+    assert model_label(Path(folder)) == name

@@ -61,7 +61,7 @@ def _planned(options: argparse.Namespace, original_length: int) -> Plan:
 def _settings(options: argparse.Namespace, original_length: int) -> dict[str, Any]:
     search = {
         "algorithm": options.algorithm,
-        "documents": {"corpus": "own", "split": "validation"},
+        "documents": {"corpus": "texts", "split": "validation"},
         "num_documents": options.num_documents,
     }
     source = {"kind": "local", "files": {"validation": options.texts}}
@@ -71,20 +71,20 @@ def _settings(options: argparse.Namespace, original_length: int) -> dict[str, An
         "dtype": options.dtype,
         "attention_scale": "yarn",
         "model": {
-            "name": _name(Path(options.model)),
+            "name": model_label(Path(options.model)),
             **_place(options),
             "original_length": original_length,
             "full_attention": options.full_attention,
             "rope_scaling": options.rope_scaling,
             "bos": options.bos,
         },
-        "corpora": {"own": {"source": source}},
+        "corpora": {"texts": {"source": source}},
         "search": search,
         "extension": [{"target_length": options.target_length}],
     }
 
 
-def _name(folder: Path) -> str:
+def model_label(folder: Path) -> str:
     """Return what results call the model in a folder: the folder's name, as far as a label may hold it."""
     words = re.sub("[^a-z0-9.-]+", "-", folder.resolve().name.lower())
     return words.strip("-.") or "model"
