@@ -1,6 +1,6 @@
 # make demo   set up and run the whole pipeline on the embedded default
 # make test   set up and run the test suite
-# make dag    draw the nodes of a configuration (CONFIG=...), done or not, beside its figures
+# make dag    draw the nodes of a configuration (CONFIG=...), done or not, beside its links
 # make test-processors   the numeric tests as on processors with fewer instructions, with 1 to 4 threads
 # make test-pythons   the tests that need no torch, under every Python of this machine that the package supports
 # make test-slurm   install a small Slurm, as root on Debian, and run the workflow through it
@@ -16,7 +16,6 @@ VENV ?= .venv
 READY := $(VENV)/ready
 RUN := $(VENV)/bin/python -m
 CONFIG ?= config/config.yaml
-EXPERIMENT = $(shell sed -n 's/^experiment: *//p' "$(CONFIG)")
 # Rules call the interpreter that runs Snakemake; scripts find theirs through PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
@@ -42,15 +41,15 @@ $(READY): requirements/lock.txt pyproject.toml
 	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch "$(READY)"
 
+# The report is whole or not there, and never another configuration's.
 demo: $(READY)
 	@$(RUN) snakemake --cores all --configfile "$(CONFIG)"
-	@if [ ! results/report.html -nt "results/tables/$(EXPERIMENT)/perplexity.csv" ]; then \
-	  $(RUN) snakemake --cores all --configfile "$(CONFIG)" --report results/report.html; fi
-	@$(VENV)/bin/python workflow/scripts/print_perplexity.py --table "results/tables/$(EXPERIMENT)/perplexity.csv"
-	@echo
-	@echo "Tables   results/tables/$(EXPERIMENT)"
-	@echo "Figures  results/figures/$(EXPERIMENT)"
-	@echo "Report   results/report.html"
+	@folder="$$($(VENV)/bin/python workflow/scripts/print_report_folder.py --config "$(CONFIG)")"; \
+	if [ ! -f "$$folder/report.html" ]; then \
+	  $(RUN) snakemake --cores all --configfile "$(CONFIG)" --report "$$folder/.report.html"; \
+	  mv "$$folder/.report.html" "$$folder/report.html"; fi; \
+	ln -sfn "$${folder#results/}/report.html" results/report.html
+	@$(VENV)/bin/python workflow/scripts/print_results.py --config "$(CONFIG)"
 
 dag: $(READY)
 	@$(VENV)/bin/python workflow/scripts/plot_dag.py --config "$(CONFIG)"

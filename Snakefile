@@ -34,6 +34,6 @@ rule all:
     default_target: True
     input:
         tables_and_figures(),
-        f"{STORE}/tables/{EXPERIMENT}/provenance.csv",
-        f"{STORE}/figures/{EXPERIMENT}/provenance.html",
-        f"{STORE}/by-name/{EXPERIMENT}/plan.json",
+        f"{TABLES}/provenance.csv",
+        f"{FIGURES}/provenance.html",
+        human_names(),

@@ -181,7 +181,7 @@ def read(path: Path) -> Plan:
 
 
 def write_if_changed(plan: Plan, path: Path) -> None:
-    """Write the plan's JSON unless the file already holds it, so that its time means a new plan."""
+    """Write the plan's JSON whole, unless the file already holds it."""
     text = plan.to_json()
     if reading.is_file(path) and reading.read_text(path) == text:
         return

@@ -2,12 +2,13 @@
 
 import os
 import sys
+import uuid
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from longrope import configuration, cost, nodes, plan as planning
+from longrope import configuration, cost, nodes, places, plan as planning
 from longrope.errors import UserError, refusals_explained
 from longrope.hardware import read_machine
 from longrope.shapes import Shape
@@ -15,7 +16,8 @@ from longrope.store.files import RawFiles
 
 STORE = "results"
 PYTHON = sys.executable
-SCRIPTS = f"{workflow.basedir}/workflow/scripts"
+WORKFLOW = f"{workflow.basedir}/workflow"
+SCRIPTS = f"{WORKFLOW}/scripts"
 HARDWARE = f"{workflow.basedir}/config/hardware.yaml"
 
 
@@ -45,6 +47,20 @@ def submitted_plan():
     return nodes.read(path)
 
 
+def write_plan():
+    """Write the plan for the jobs, and as the last that ran of its experiment, which `longrope gc` keeps.
+
+    Called when a run starts, never in a dry run.
+    """
+    try:
+        for path in (JOB_PLAN, f"{STORE}/plans/{EXPERIMENT}.json"):
+            nodes.write_if_changed(PLAN, Path(path))
+    except OSError as error:
+        raise WorkflowError(
+            f"the plan cannot be written: {error}; `results` must be writable."
+        ) from None
+
+
 def chosen_machine():
     """Return the machine that jobs ask for."""
     try:
@@ -57,12 +73,11 @@ PLAN = submitted_plan() or build_plan()
 EXPERIMENT = PLAN.experiment
 SHAPE = Shape.of(PLAN.shape)
 MACHINE = chosen_machine()
-# Jobs read the plan they were made for; tables follow the file that holds the newest one.
 JOB_PLAN = f"{STORE}/plans/{PLAN.digest[:12]}.json"
-PLAN_FILE = f"{STORE}/plans/{EXPERIMENT}.json"
-
-for plan_file in (JOB_PLAN, PLAN_FILE):
-    nodes.write_if_changed(PLAN, Path(plan_file))
+REPORT_NAME = places.report_name(PLAN, Path(WORKFLOW), Path(HARDWARE))
+REPORT = f"{STORE}/reports/{REPORT_NAME}"
+TABLES = f"{REPORT}/tables"
+FIGURES = f"{REPORT}/figures"
 os.environ["LONGROPE_PLAN"] = JOB_PLAN
 # Compute nodes may have no network, and must not need it: downloads are local rules.
 if workflow.remote_exec:
@@ -74,8 +89,14 @@ envvars:
     "LONGROPE_PLAN",
 
 
+onstart:
+    if workflow.is_main_process:
+        write_plan()
+
+
 wildcard_constraints:
     node=r"[^/]+-[0-9a-f]{12}",
+    token=r"[0-9a-f]{8}",
 
 
 def node_of(kind, name):
@@ -186,6 +207,17 @@ def tables_and_figures():
     if done_of("finetune"):
         drawn.append("training")
     return [
-        *(f"{STORE}/tables/{EXPERIMENT}/{name}.csv" for name in tables),
-        *(f"{STORE}/figures/{EXPERIMENT}/{name}.svg" for name in drawn),
+        *(f"{TABLES}/{name}.csv" for name in tables),
+        *(f"{FIGURES}/{name}.svg" for name in drawn),
     ]
+
+
+def human_names():
+    """Return the mark of links that lead to this plan's results; nothing where they lead there.
+
+    Links are shared by all plans of an experiment. The mark has a name that is never there, so that
+    going back to an earlier plan links its results again and makes nothing else.
+    """
+    if places.links_lead_to(PLAN, Path(STORE), REPORT_NAME):
+        return []
+    return [f"{STORE}/.work/named/{REPORT_NAME}.{uuid.uuid4().hex[:8]}"]

@@ -1,38 +1,40 @@
 """Turn the results of an experiment into tables and figures.
 
-Consumes  results/plans/{experiment}.json       the nodes, and what stands in for what
+Consumes  results/plans/{digest12}.json         the nodes, and what stands in for what
           results/{kind}/{node}/                scores, factors, histories and manifests
-Produces  results/tables/{experiment}/*.csv     perplexity, passkey, benchmarks, cost; also as Markdown
-          results/figures/{experiment}/*.svg    perplexity, passkey, factors, convergence, training; also as PNG
-          results/tables/{experiment}/provenance.csv     which nodes made each table, and what made them
-          results/figures/{experiment}/provenance.html   the same as a page, with the graph of the nodes
+Produces  results/reports/{report}/tables/*.csv     perplexity, passkey, benchmarks, cost; also as Markdown
+          results/reports/{report}/figures/*.svg    perplexity, passkey, factors, convergence, training; also as PNG
+          results/reports/{report}/tables/provenance.csv     which nodes made each table, and what made them
+          results/reports/{report}/figures/provenance.html   the same as a page, with the graph of the nodes
 """
 
 
 rule tabulate_perplexity:
     """Tabulate perplexity by corpus, method and length, with intervals over documents."""
     input:
-        script=f"{SCRIPTS}/tabulate_perplexity.py",
-        plan=PLAN_FILE,
+        script=ancient(f"{SCRIPTS}/tabulate_perplexity.py"),
         scores=done_of("evaluate", "perplexity"),
     output:
         csv=report(
-            f"{STORE}/tables/{EXPERIMENT}/perplexity.csv",
+            f"{TABLES}/perplexity.csv",
             caption="../workflow/report/perplexity_table.rst",
             category="Perplexity",
             labels={"item": "perplexity by length", "form": "table"},
         ),
-        markdown=f"{STORE}/tables/{EXPERIMENT}/perplexity.md",
+        markdown=f"{TABLES}/perplexity.md",
     log:
-        f"logs/tabulate_perplexity/{EXPERIMENT}.log",
+        f"logs/tabulate_perplexity/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --csv {output.csv:q}"
         " --markdown {output.markdown:q}"
         " > {log:q} 2>&1"
@@ -41,27 +43,29 @@ rule tabulate_perplexity:
 rule tabulate_passkey:
     """Tabulate passkeys retrieved by method, length and depth."""
     input:
-        script=f"{SCRIPTS}/tabulate_passkey.py",
-        plan=PLAN_FILE,
+        script=ancient(f"{SCRIPTS}/tabulate_passkey.py"),
         scores=done_of("evaluate", "passkey"),
     output:
         csv=report(
-            f"{STORE}/tables/{EXPERIMENT}/passkey.csv",
+            f"{TABLES}/passkey.csv",
             caption="../workflow/report/passkey_table.rst",
             category="Passkey retrieval",
             labels={"item": "passkeys by length and depth", "form": "table"},
         ),
-        markdown=f"{STORE}/tables/{EXPERIMENT}/passkey.md",
+        markdown=f"{TABLES}/passkey.md",
     log:
-        f"logs/tabulate_passkey/{EXPERIMENT}.log",
+        f"logs/tabulate_passkey/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --csv {output.csv:q}"
         " --markdown {output.markdown:q}"
         " > {log:q} 2>&1"
@@ -70,27 +74,29 @@ rule tabulate_passkey:
 rule tabulate_benchmarks:
     """Tabulate multiple-choice benchmarks, with the value of guessing beside them."""
     input:
-        script=f"{SCRIPTS}/tabulate_benchmarks.py",
-        plan=PLAN_FILE,
+        script=ancient(f"{SCRIPTS}/tabulate_benchmarks.py"),
         scores=done_of("evaluate", "benchmarks"),
     output:
         csv=report(
-            f"{STORE}/tables/{EXPERIMENT}/benchmarks.csv",
+            f"{TABLES}/benchmarks.csv",
             caption="../workflow/report/benchmarks_table.rst",
             category="Benchmarks",
             labels={"item": "benchmarks", "form": "table"},
         ),
-        markdown=f"{STORE}/tables/{EXPERIMENT}/benchmarks.md",
+        markdown=f"{TABLES}/benchmarks.md",
     log:
-        f"logs/tabulate_benchmarks/{EXPERIMENT}.log",
+        f"logs/tabulate_benchmarks/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --csv {output.csv:q}"
         " --markdown {output.markdown:q}"
         " > {log:q} 2>&1"
@@ -99,9 +105,8 @@ rule tabulate_benchmarks:
 rule tabulate_cost:
     """Tabulate seconds, memory and scored tokens of every node, measured and estimated."""
     input:
-        script=f"{SCRIPTS}/tabulate_cost.py",
-        plan=PLAN_FILE,
-        hardware=f"{workflow.basedir}/config/hardware.yaml",
+        script=ancient(f"{SCRIPTS}/tabulate_cost.py"),
+        hardware=ancient(HARDWARE),
         fetched=done_of("fetch"),
         tokenized=done_of("tokenize"),
         searched=done_of("search"),
@@ -110,22 +115,25 @@ rule tabulate_cost:
         evaluated=done_of("evaluate"),
     output:
         csv=report(
-            f"{STORE}/tables/{EXPERIMENT}/cost.csv",
+            f"{TABLES}/cost.csv",
             caption="../workflow/report/cost_table.rst",
             category="Cost",
             labels={"item": "cost of every node", "form": "table"},
         ),
-        markdown=f"{STORE}/tables/{EXPERIMENT}/cost.md",
+        markdown=f"{TABLES}/cost.md",
     log:
-        f"logs/tabulate_cost/{EXPERIMENT}.log",
+        f"logs/tabulate_cost/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --hardware-table {input.hardware:q}"
         " --csv {output.csv:q}"
         " --markdown {output.markdown:q}"
@@ -135,27 +143,29 @@ rule tabulate_cost:
 rule plot_perplexity:
     """Plot the perplexity table: one panel per corpus, one line per method."""
     input:
-        script=f"{SCRIPTS}/plot_perplexity.py",
-        plan=PLAN_FILE,
-        table=f"{STORE}/tables/{EXPERIMENT}/perplexity.csv",
+        script=ancient(f"{SCRIPTS}/plot_perplexity.py"),
+        table=ancient(f"{TABLES}/perplexity.csv"),
     output:
         svg=report(
-            f"{STORE}/figures/{EXPERIMENT}/perplexity.svg",
+            f"{FIGURES}/perplexity.svg",
             caption="../workflow/report/perplexity_figure.rst",
             category="Perplexity",
             labels={"item": "perplexity by length", "form": "figure"},
         ),
-        png=f"{STORE}/figures/{EXPERIMENT}/perplexity.png",
+        png=f"{FIGURES}/perplexity.png",
     log:
-        f"logs/plot_perplexity/{EXPERIMENT}.log",
+        f"logs/plot_perplexity/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --table {input.table:q}"
         " --svg {output.svg:q}"
         " --png {output.png:q}"
@@ -165,27 +175,29 @@ rule plot_perplexity:
 rule plot_passkey:
     """Plot the passkey table: one heat map of depth by length per method."""
     input:
-        script=f"{SCRIPTS}/plot_passkey.py",
-        plan=PLAN_FILE,
-        table=f"{STORE}/tables/{EXPERIMENT}/passkey.csv",
+        script=ancient(f"{SCRIPTS}/plot_passkey.py"),
+        table=ancient(f"{TABLES}/passkey.csv"),
     output:
         svg=report(
-            f"{STORE}/figures/{EXPERIMENT}/passkey.svg",
+            f"{FIGURES}/passkey.svg",
             caption="../workflow/report/passkey_figure.rst",
             category="Passkey retrieval",
             labels={"item": "passkeys by length and depth", "form": "figure"},
         ),
-        png=f"{STORE}/figures/{EXPERIMENT}/passkey.png",
+        png=f"{FIGURES}/passkey.png",
     log:
-        f"logs/plot_passkey/{EXPERIMENT}.log",
+        f"logs/plot_passkey/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --table {input.table:q}"
         " --svg {output.svg:q}"
         " --png {output.png:q}"
@@ -195,29 +207,31 @@ rule plot_passkey:
 rule plot_factors:
     """Plot the searched factors of each length against PI, NTK and YaRN."""
     input:
-        script=f"{SCRIPTS}/plot_factors.py",
-        plan=PLAN_FILE,
+        script=ancient(f"{SCRIPTS}/plot_factors.py"),
         base_model=done_of("fetch"),
         searched=done_of("search"),
         readjusted=done_of("readjust"),
     output:
         svg=report(
-            f"{STORE}/figures/{EXPERIMENT}/factors.svg",
+            f"{FIGURES}/factors.svg",
             caption="../workflow/report/factors_figure.rst",
             category="Search",
             labels={"item": "rescale factors", "form": "figure"},
         ),
-        png=f"{STORE}/figures/{EXPERIMENT}/factors.png",
+        png=f"{FIGURES}/factors.png",
     log:
-        f"logs/plot_factors/{EXPERIMENT}.log",
+        f"logs/plot_factors/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --svg {output.svg:q}"
         " --png {output.png:q}"
         " > {log:q} 2>&1"
@@ -226,28 +240,30 @@ rule plot_factors:
 rule plot_convergence:
     """Plot the best perplexity of each search against the tokens it scored."""
     input:
-        script=f"{SCRIPTS}/plot_convergence.py",
-        plan=PLAN_FILE,
+        script=ancient(f"{SCRIPTS}/plot_convergence.py"),
         searched=done_of("search"),
         readjusted=done_of("readjust"),
     output:
         svg=report(
-            f"{STORE}/figures/{EXPERIMENT}/convergence.svg",
+            f"{FIGURES}/convergence.svg",
             caption="../workflow/report/convergence_figure.rst",
             category="Search",
             labels={"item": "convergence", "form": "figure"},
         ),
-        png=f"{STORE}/figures/{EXPERIMENT}/convergence.png",
+        png=f"{FIGURES}/convergence.png",
     log:
-        f"logs/plot_convergence/{EXPERIMENT}.log",
+        f"logs/plot_convergence/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --svg {output.svg:q}"
         " --png {output.png:q}"
         " > {log:q} 2>&1"
@@ -256,27 +272,29 @@ rule plot_convergence:
 rule plot_training:
     """Plot loss, perplexity, learning rate, gradient norm and speed of each fine-tuning."""
     input:
-        script=f"{SCRIPTS}/plot_training.py",
-        plan=PLAN_FILE,
+        script=ancient(f"{SCRIPTS}/plot_training.py"),
         tuned=done_of("finetune"),
     output:
         svg=report(
-            f"{STORE}/figures/{EXPERIMENT}/training.svg",
+            f"{FIGURES}/training.svg",
             caption="../workflow/report/training_figure.rst",
             category="Fine-tuning",
             labels={"item": "training curves", "form": "figure"},
         ),
-        png=f"{STORE}/figures/{EXPERIMENT}/training.png",
+        png=f"{FIGURES}/training.png",
     log:
-        f"logs/plot_training/{EXPERIMENT}.log",
+        f"logs/plot_training/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --svg {output.svg:q}"
         " --png {output.png:q}"
         " > {log:q} 2>&1"
@@ -285,29 +303,31 @@ rule plot_training:
 rule tabulate_provenance:
     """Tabulate the nodes behind each table and figure: commits, versions, machines."""
     input:
-        script=f"{SCRIPTS}/tabulate_provenance.py",
-        plan=PLAN_FILE,
+        script=ancient(f"{SCRIPTS}/tabulate_provenance.py"),
         nodes=done_of(),
         # A table made again may have been made of other nodes.
-        products=tables_and_figures(),
+        products=ancient(tables_and_figures()),
     output:
         csv=report(
-            f"{STORE}/tables/{EXPERIMENT}/provenance.csv",
+            f"{TABLES}/provenance.csv",
             caption="../workflow/report/provenance_table.rst",
             category="Provenance",
             labels={"item": "nodes behind every table", "form": "table"},
         ),
-        markdown=f"{STORE}/tables/{EXPERIMENT}/provenance.md",
+        markdown=f"{TABLES}/provenance.md",
     log:
-        f"logs/tabulate_provenance/{EXPERIMENT}.log",
+        f"logs/tabulate_provenance/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --csv {output.csv:q}"
         " --markdown {output.markdown:q}"
         " > {log:q} 2>&1"
@@ -316,47 +336,55 @@ rule tabulate_provenance:
 rule plot_provenance:
     """Write the page with the graph of all nodes and with what made each table and figure."""
     input:
-        script=f"{SCRIPTS}/plot_provenance.py",
-        plan=PLAN_FILE,
+        script=ancient(f"{SCRIPTS}/plot_provenance.py"),
         nodes=done_of(),
-        products=tables_and_figures(),
+        products=ancient(tables_and_figures()),
     output:
         html=report(
-            f"{STORE}/figures/{EXPERIMENT}/provenance.html",
+            f"{FIGURES}/provenance.html",
             caption="../workflow/report/provenance_page.rst",
             category="Provenance",
             labels={"item": "nodes behind every table", "form": "page"},
         ),
     log:
-        f"logs/plot_provenance/{EXPERIMENT}.log",
+        f"logs/plot_provenance/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --html {output.html:q}"
         " > {log:q} 2>&1"
 
 
 rule name_results:
-    """Link every node's directory under a human name, as the newest plan has it."""
+    """Link the results of this plan under human names."""
     input:
-        plan=PLAN_FILE,
+        tables=ancient(tables_and_figures()),
         nodes=done_of(),
+        provenance=[
+            ancient(f"{TABLES}/provenance.csv"),
+            ancient(f"{FIGURES}/provenance.html"),
+        ],
     output:
-        f"{STORE}/by-name/{EXPERIMENT}/plan.json",
+        temp(touch(f"{STORE}/.work/named/{REPORT_NAME}.{{token}}")),
     log:
-        f"logs/name_results/{EXPERIMENT}.log",
+        f"logs/name_results/{REPORT_NAME}.{{token}}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} -m longrope names"
-        " {input.plan:q}"
-        " --output {output:q}"
+        " {params.plan:q}"
+        " --report {params.report:q}"
         " > {log:q} 2>&1"

@@ -1,36 +1,38 @@
 """Turn a study of searches into tables and figures.
 
-Consumes  results/plans/{experiment}.json       the nodes, and what stands in for what
+Consumes  results/plans/{digest12}.json         the nodes, and what stands in for what
           results/search/{node}/                factors, histories and manifests
-Produces  results/tables/{experiment}/*.csv     search, search_summary; also as Markdown
-          results/figures/{experiment}/*.svg    search, search_convergence; also as PNG
+Produces  results/reports/{report}/tables/*.csv     search, search_summary; also as Markdown
+          results/reports/{report}/figures/*.svg    search, search_convergence; also as PNG
 """
 
 
 rule tabulate_search:
     """Tabulate what each search of a study found, by algorithm, length and seed."""
     input:
-        script=f"{SCRIPTS}/tabulate_search.py",
-        plan=PLAN_FILE,
+        script=ancient(f"{SCRIPTS}/tabulate_search.py"),
         searched=done_of("search"),
     output:
         csv=report(
-            f"{STORE}/tables/{EXPERIMENT}/search.csv",
+            f"{TABLES}/search.csv",
             caption="../workflow/report/search_table.rst",
             category="Search study",
             labels={"item": "search study", "form": "table"},
         ),
-        markdown=f"{STORE}/tables/{EXPERIMENT}/search.md",
+        markdown=f"{TABLES}/search.md",
     log:
-        f"logs/tabulate_search/{EXPERIMENT}.log",
+        f"logs/tabulate_search/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --csv {output.csv:q}"
         " --markdown {output.markdown:q}"
         " > {log:q} 2>&1"
@@ -39,27 +41,29 @@ rule tabulate_search:
 rule tabulate_search_summary:
     """Tabulate the algorithms of a study over its seeds, beside the evolutions."""
     input:
-        script=f"{SCRIPTS}/tabulate_search_summary.py",
-        plan=PLAN_FILE,
-        table=f"{STORE}/tables/{EXPERIMENT}/search.csv",
+        script=ancient(f"{SCRIPTS}/tabulate_search_summary.py"),
+        table=ancient(f"{TABLES}/search.csv"),
     output:
         csv=report(
-            f"{STORE}/tables/{EXPERIMENT}/search_summary.csv",
+            f"{TABLES}/search_summary.csv",
             caption="../workflow/report/search_summary_table.rst",
             category="Search study",
             labels={"item": "algorithms over seeds", "form": "table"},
         ),
-        markdown=f"{STORE}/tables/{EXPERIMENT}/search_summary.md",
+        markdown=f"{TABLES}/search_summary.md",
     log:
-        f"logs/tabulate_search_summary/{EXPERIMENT}.log",
+        f"logs/tabulate_search_summary/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --table {input.table:q}"
         " --csv {output.csv:q}"
         " --markdown {output.markdown:q}"
@@ -69,27 +73,29 @@ rule tabulate_search_summary:
 rule plot_search:
     """Plot held-out perplexity against scored tokens, by algorithm."""
     input:
-        script=f"{SCRIPTS}/plot_search.py",
-        plan=PLAN_FILE,
-        table=f"{STORE}/tables/{EXPERIMENT}/search.csv",
+        script=ancient(f"{SCRIPTS}/plot_search.py"),
+        table=ancient(f"{TABLES}/search.csv"),
     output:
         svg=report(
-            f"{STORE}/figures/{EXPERIMENT}/search.svg",
+            f"{FIGURES}/search.svg",
             caption="../workflow/report/search_figure.rst",
             category="Search study",
             labels={"item": "search study", "form": "figure"},
         ),
-        png=f"{STORE}/figures/{EXPERIMENT}/search.png",
+        png=f"{FIGURES}/search.png",
     log:
-        f"logs/plot_search/{EXPERIMENT}.log",
+        f"logs/plot_search/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --table {input.table:q}"
         " --svg {output.svg:q}"
         " --png {output.png:q}"
@@ -99,27 +105,29 @@ rule plot_search:
 rule plot_search_convergence:
     """Plot the best perplexity so far against scored tokens, by algorithm over seeds."""
     input:
-        script=f"{SCRIPTS}/plot_search_convergence.py",
-        plan=PLAN_FILE,
+        script=ancient(f"{SCRIPTS}/plot_search_convergence.py"),
         searched=done_of("search"),
     output:
         svg=report(
-            f"{STORE}/figures/{EXPERIMENT}/search_convergence.svg",
+            f"{FIGURES}/search_convergence.svg",
             caption="../workflow/report/search_convergence_figure.rst",
             category="Search study",
             labels={"item": "algorithms over seeds", "form": "figure"},
         ),
-        png=f"{STORE}/figures/{EXPERIMENT}/search_convergence.png",
+        png=f"{FIGURES}/search_convergence.png",
     log:
-        f"logs/plot_search_convergence/{EXPERIMENT}.log",
+        f"logs/plot_search_convergence/{REPORT_NAME}.log",
     localrule: True
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        plan=JOB_PLAN,
+        report=REPORT,
         python=PYTHON,
     shell:
         "{params.python:q} {input.script:q}"
-        " --plan {input.plan:q}"
+        " --plan {params.plan:q}"
+        " --report {params.report:q}"
         " --svg {output.svg:q}"
         " --png {output.png:q}"
         " > {log:q} 2>&1"

@@ -113,7 +113,7 @@ def test_a_file_that_is_no_plan_is_refused(work, verb, text):
         Path("other.json").write_text(text)
     arguments = {
         "run": ["run", "search/a", "--plan", "other.json"],
-        "names": ["names", "other.json", "--output", "results/by-name/tiny/plan.json"],
+        "names": ["names", "other.json"],
     }
     assert "other.json is missing or not a plan; run snakemake" in refusal(*arguments[verb])
 
@@ -255,7 +255,7 @@ def test_names_links_every_node_and_removes_links_of_earlier_plans(work):
     (folder / "search" / "old-one").symlink_to("../../../search/old-one-0123456789ab")
     (folder / "search" / "notes.txt").write_text("a file of one's own")
     for _ in range(2):
-        done = longrope("names", "plan.json", "--output", str(folder / "plan.json"))
+        done = longrope("names", "plan.json")
         assert done.returncode == 0, done.stderr
     names = json.loads(Path("plan.json").read_text())["names"]
     links = {str(path.relative_to(folder)) for path in folder.glob("*/*") if path.is_symlink()}

@@ -219,12 +219,12 @@ def test_without_graphviz_both_pictures_are_written_for_mermaid_before_any_run(
 
 @GRAPHVIZ
 def test_with_graphviz_both_pictures_are_drawn_before_any_run_and_after(script, store):
-    folder = store.folder / "figures" / "e"
+    folder = store.folder / "by-name" / "e"
     script.plot(store.plan, store.folder.parent / "nothing here")
     script.plot(store.plan, store.folder)
     assert {path.name for path in folder.iterdir()} == {"dag.svg", "rulegraph.svg"}
     assert "all computed" in (folder / "dag.svg").read_text()
-    before = store.folder.parent / "nothing here" / "figures" / "e" / "dag.svg"
+    before = store.folder.parent / "nothing here" / "by-name" / "e" / "dag.svg"
     assert "7 of them not computed yet" in before.read_text()
 
 
@@ -235,7 +235,7 @@ def test_a_graphviz_that_fails_is_as_good_as_none(script, store, tmp_path, monke
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", str(broken.parent))
     script.plot(store.plan, store.folder)
-    assert (store.folder / "figures" / "e" / "dag.mmd").is_file()
+    assert (store.folder / "by-name" / "e" / "dag.mmd").is_file()
     assert "no fonts" in capsys.readouterr().err
 
 

@@ -502,7 +502,7 @@ def test_the_note_of_a_table_states_the_tuning_mix_of_every_step():
 
 
 def test_the_printed_table_has_a_row_per_method_and_names_the_stand_in():
-    printed = importlib.import_module("print_perplexity")
+    printed = importlib.import_module("print_results")
     cells = [("none", 256, 10.0), ("none", 512, 400.25), ("yarn", 256, 10.0), ("yarn", 512, 12.5)]
     table = pd.DataFrame(
         [

@@ -10,7 +10,7 @@ import time
 
 import pandas as pd
 import pytest
-from workflow_runs import change, computed, environment, names, run, score_lines
+from workflow_runs import change, computed, environment, names, plan_file, run, score_lines
 
 pytestmark = pytest.mark.workflow
 
@@ -67,8 +67,7 @@ def test_a_cancelled_job_gives_its_claim_back(finished, tmp_path):
     store = tmp_path / "store"
     tokens = keys["tokenize/random-llama-words-validation"]
     shutil.copytree(finished / "results" / tokens, store / tokens)
-    run(finished, "small.yaml", "-n")
-    plan = finished / "results" / "plans" / "small.json"
+    plan = plan_file(finished)
     key = keys["search/random-llama-256"]
     command = [sys.executable, "-m", "longrope", "run", key, "--plan", plan, "--store", store]
     process = subprocess.Popen(command, cwd=finished, env=environment(), stderr=subprocess.DEVNULL)
@@ -85,9 +84,7 @@ def test_a_cancelled_job_gives_its_claim_back(finished, tmp_path):
 def test_a_search_killed_in_the_middle_ends_with_the_same_bytes_and_scores_nothing_twice(
     finished, tmp_path
 ):
-    # Other tests plan other chunk lengths, which change the last digits: plan the original again.
-    run(finished, "small.yaml", "-n")
-    plan = finished / "results" / "plans" / "small.json"
+    plan = plan_file(finished)
     names = json.loads(plan.read_text())["names"]
     key = names["search/random-llama-256"]
     store = tmp_path / "store"

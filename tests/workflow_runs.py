@@ -12,7 +12,7 @@ from pathlib import Path
 import workflow_files
 import yaml
 
-from longrope import configuration
+from longrope import configuration, nodes
 from longrope import plan as planning
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +84,14 @@ def names(folder: Path, name: str = "small.yaml") -> dict[str, str]:
     """Return the key of every node of a configuration, by human name."""
     plan = planning.build(configuration.load(folder / name), folder)
     return {human: node.key for human, node in plan.nodes.items()}
+
+
+def plan_file(folder: Path, name: str = "small.yaml") -> Path:
+    """Write the plan of a configuration as a run does for its jobs; return the file."""
+    plan = planning.build(configuration.load(folder / name), folder)
+    path = folder / "results" / "plans" / f"{plan.digest[:12]}.json"
+    nodes.write_if_changed(plan, path)
+    return path
 
 
 def change(

@@ -35,6 +35,15 @@ class CodeIndex:
         lines = [f"{module} {part}" for module, part in self.parts(modules).items()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
+    def identity_of_scripts(self, scripts: Iterable[Path]) -> str:
+        """Return the hash of scripts outside the package and of all they import inside it."""
+        trees = {path.name: ast.parse(path.read_bytes()) for path in scripts}
+        imported = {name for tree in trees.values() for name in self._imported(tree)}
+        lines = [f"{name} {_tree_hash(tree)}" for name, tree in sorted(trees.items())]
+        return hashlib.sha256("\n".join([*lines, self.computed(imported)]).encode()).hexdigest()[
+            :16
+        ]
+
     def known_as(self, computed: str) -> str:
         """Return the identity that a computed one was accepted to stand for, else itself."""
         entry = self._accepted.get(computed)
@@ -71,9 +80,7 @@ class CodeIndex:
             raise ValueError(f"{module} is not a module of {self._name}")
         tree = ast.parse(path.read_bytes())
         self._imports[module] = frozenset(self._imported(tree))
-        self._hashes[module] = hashlib.sha256(
-            _shape(_without_docstrings(tree)).encode()
-        ).hexdigest()
+        self._hashes[module] = _tree_hash(tree)
 
     def _imported(self, tree: ast.Module) -> Iterable[str]:
         for node in ast.walk(tree):
@@ -88,6 +95,10 @@ class CodeIndex:
             for name in names:
                 if name.split(".")[0] == self._name and self._path(name) is not None:
                     yield name
+
+
+def _tree_hash(tree: ast.Module) -> str:
+    return hashlib.sha256(_shape(_without_docstrings(tree)).encode()).hexdigest()
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

@@ -1,17 +1,17 @@
 """`plan`, `verify` and `names`: what a configuration comes to, whether it is sound, where it is."""
 
 import argparse
-import os
 import shlex
-import shutil
 from collections.abc import Callable, Container
 from pathlib import Path
 
+from longrope import places
 from longrope.cost import estimate
 from longrope.errors import UserError
 from longrope.hardware import TABLE, read_machine
-from longrope.nodes import Node, Plan
+from longrope.nodes import Node, Plan, write_if_changed
 from longrope.provenance import facts
+from longrope.results import write_text
 from longrope.shapes import Shape
 from longrope.standing import survey
 from longrope.store import commit, reading
@@ -30,6 +30,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verbs to the command line."""
     plan = verbs.add_parser("plan", help="print the nodes of a configuration and their state")
     plan.add_argument("config", type=Path)
+    plan.add_argument("--output", type=Path, help="write the plan there too, for `longrope run`")
     plan.add_argument("--hardware-table", type=Path, default=TABLE, help="YAML file of machines")
     plan.set_defaults(verb=_plan)
     verify = verbs.add_parser("verify", help="check every finished node of a configuration")
@@ -40,9 +41,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verify.set_defaults(verb=_verify)
     names = verbs.add_parser("names", help="link the nodes of a plan file under human names")
     names.add_argument("plan", type=Path)
-    names.add_argument(
-        "--output", type=Path, required=True, help="copy of the plan, beside the links"
-    )
+    names.add_argument("--report", type=Path, help="folder of the plan's tables and figures")
     names.set_defaults(verb=_names)
     for verb in (plan, verify):
         add_overrides(verb)
@@ -53,6 +52,8 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 def _plan(options: argparse.Namespace) -> None:
     plan = planned(options.config, options.store, options.overrides)
     say_warnings(plan)
+    if options.output is not None:
+        write_if_changed(plan, options.output)
     standings = survey(plan, options.store)
     nodes = list_nodes(plan, standings, _estimates(plan, options.hardware_table))
     print("\n".join([*nodes, "", *list_origins(standings.values(), facts())]))
@@ -76,16 +77,19 @@ def _estimates(plan: Plan, table: Path) -> Callable[[Node], str]:
 
 
 def _names(options: argparse.Namespace) -> None:
-    folder: Path = options.output.parent
-    names = read_plan(options.plan)["names"]
-    for name, key in names.items():
-        link = folder / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        scratch = link.with_name(f".{link.name}.{os.getpid()}")
-        scratch.symlink_to(os.path.relpath(options.store / key, link.parent))
-        scratch.replace(link)
-    _remove_other_links(folder, names)
-    shutil.copyfile(options.plan, options.output)
+    store: Path = options.store
+    plan = read_plan(options.plan)
+    folder = store / "by-name" / plan["experiment"]
+    # Of two runs that end together, one links all of its results and then the other does.
+    with commit.claimed(store / ".work" / "named" / f"{plan['experiment']}.lock"):
+        for name, key in plan["names"].items():
+            places.link_to(store / key, folder / name)
+        _remove_other_links(folder, plan["names"])
+        if options.report is not None:
+            wanted = places.links(store, plan["experiment"], options.report.name)
+            for link, place in wanted.items():
+                places.link_to(place, link)
+        write_text(folder / "plan.json", options.plan.read_text())
 
 
 def _remove_other_links(folder: Path, names: Container[str]) -> None:

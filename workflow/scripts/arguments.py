@@ -1,4 +1,4 @@
-"""The one command line of all scripts: what is read (plan, table, configuration) and what is written.
+"""The one command line of all scripts: what is read and what is written.
 
 Scripts are started by a rule's `shell:`, not `script:`, because Snakemake does not quote its interpreter's
 path there and fails in a folder whose name has a space.
@@ -11,7 +11,23 @@ from types import TracebackType
 
 from longrope.errors import UserError
 
-NAMES = ("config", "plan", "table", "hardware-table", "csv", "markdown", "svg", "png", "html")
+from longrope.places import report_digest
+from longrope.store.identity import digest
+
+WORKFLOW = Path(__file__).resolve().parents[1]
+HARDWARE = WORKFLOW.parent / "config" / "hardware.yaml"
+NAMES = (
+    "config",
+    "plan",
+    "report",
+    "table",
+    "hardware-table",
+    "csv",
+    "markdown",
+    "svg",
+    "png",
+    "html",
+)
 
 
 def parse() -> argparse.Namespace:
@@ -23,7 +39,19 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in NAMES:
         parser.add_argument(f"--{name}", type=Path)
-    return parser.parse_args()
+    paths = parser.parse_args()
+    if paths.report is not None and not belongs(paths.report, paths.plan):
+        raise UserError(
+            f"the scripts behind {paths.report} changed since this run was planned; "
+            "run snakemake again."
+        )
+    return paths
+
+
+def belongs(report: Path, plan: Path) -> bool:
+    """Return whether a report's folder is that of a plan file and of the code that runs now."""
+    identity = report_digest(digest(plan.read_text()), WORKFLOW, HARDWARE)
+    return identity.startswith(report.name.rpartition("-")[2])
 
 
 def _one_sentence(

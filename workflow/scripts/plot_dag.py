@@ -9,29 +9,17 @@ from pathlib import Path
 
 import arguments
 from pictures import svg_of
+from print_report_folder import STORE, planned
 
-from longrope import configuration, plan as planning
 from longrope.dag import kind_graph, node_graph, to_mermaid
 from longrope.errors import UserError
 from longrope.lineage import finished
 from longrope.results import PlanFile, write_text
-from longrope.store.files import RawFiles
-
-STORE = Path("results")
-
-
-def planned(config: Path, store: Path) -> PlanFile:
-    """Return what the plan file of a configuration would hold; computes and runs nothing."""
-    files = RawFiles(store / ".raw-files.json")
-    plan: PlanFile = json.loads(
-        planning.build(configuration.load(config), Path.cwd(), files).to_json()
-    )
-    return plan
 
 
 def plot(plan: PlanFile, store: Path) -> str:
-    """Write both pictures beside the figures of the experiment; return a sentence on them."""
-    folder = store / "figures" / plan["experiment"]
+    """Write both pictures beside the links of the experiment; return a sentence on them."""
+    folder = store / "by-name" / plan["experiment"]
     folder.mkdir(parents=True, exist_ok=True)
     done = finished(plan, store)
     graphs = {"dag": node_graph(plan, done), "rulegraph": kind_graph(plan, done)}
@@ -49,6 +37,7 @@ def plot(plan: PlanFile, store: Path) -> str:
 
 if __name__ == "__main__":
     try:
-        print(plot(planned(arguments.parse().config, STORE), STORE))
+        drawn = json.loads(planned(arguments.parse().config).to_json())
+        print(plot(drawn, STORE))
     except UserError as error:
         sys.exit(f"longrope: error: {error}")

@@ -1,0 +1,59 @@
+"""Print the perplexity table of a configuration for the eye, and where all of its results are.
+
+One block per corpus, a row per method, a column per length.
+"""
+
+import sys
+from pathlib import Path
+
+import arguments
+import pandas as pd
+from print_report_folder import STORE, planned, report_folder
+
+from longrope.errors import UserError
+
+from longrope.reporting import read_table
+
+
+def blocks(table: pd.DataFrame) -> str:
+    """Return the table as text; a corpus that is a stand-in says so above its block."""
+    parts = []
+    for (corpus, stand_in), rows in table.groupby(["corpus", "stand_in"], sort=False, dropna=False):
+        title = f"Perplexity on {corpus}"
+        if isinstance(stand_in, str) and stand_in:
+            title += f" (stand-in: {stand_in})"
+        order = rows[["variant", "method"]].drop_duplicates()
+        wide = rows.pivot(index=["variant", "method"], columns="length", values="ppl")
+        wide = wide.reindex(pd.MultiIndex.from_frame(order))
+        protocol, bos = (", ".join(sorted(set(rows[name]))) for name in ("protocol", "bos"))
+        text = wide.to_string(float_format=lambda value: f"{value:.4g}", na_rep="-")
+        parts.append(f"{title}, protocol {protocol}, BOS {bos}\n{text}")
+    return "\n\n".join(parts)
+
+
+def results(config: Path) -> str:
+    """Return what a user sees at the end of a run.
+
+    Raises:
+        UserError: if the results of the configuration are not there.
+    """
+    plan = planned(config)
+    folder = report_folder(plan)
+    if not (folder / "tables" / "cost.csv").is_file():
+        raise UserError(f"{folder} has no tables yet; run snakemake on {config} first.")
+    perplexity = folder / "tables" / "perplexity.csv"
+    said = [f"{config} evaluates no perplexity."]
+    if any(node.settings.get("task") == "perplexity" for node in plan):
+        said = [blocks(read_table(perplexity))]
+    said += ["", f"Tables   {STORE}/tables/{plan.experiment}"]
+    said += [f"Figures  {STORE}/figures/{plan.experiment}"]
+    if (folder / "report.html").is_file():
+        said += [f"Report   {STORE}/report.html"]
+    return "\n".join([*said, f"All in   {folder}"])
+
+
+if __name__ == "__main__":
+    try:
+        print(results(arguments.parse().config))
+    except UserError as error:
+        sys.exit(f"longrope: error: {error}")
