@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -127,7 +128,20 @@ def inputs_of_all(some_nodes):
     if all(Path(STORE, node.key, "DONE").is_file() for node in some_nodes):
         return []
     keys = {source.key for node in some_nodes for source in node.inputs.values()}
-    return [ancient(f"{STORE}/{key}/DONE") for key in sorted(keys)]
+    return timeless(f"{STORE}/{key}/DONE" for key in sorted(keys))
+
+
+def timeless(paths):
+    """Return files as inputs whose times decide nothing.
+
+    Those dated in the future are left out: Snakemake refuses an output that is older than an input.
+    """
+    now = time.time()
+    return [
+        ancient(path)
+        for path in paths
+        if not Path(path).exists() or Path(path).stat().st_mtime <= now
+    ]
 
 
 def asks(kind, what):
@@ -178,13 +192,18 @@ def asks_together(some_nodes, what):
     return asked
 
 
-def done_of(kind=None, task=None):
-    """Return what marks all nodes, those of one kind or of one evaluation task, as finished."""
+def nodes_of(kind=None, task=None):
+    """Return all nodes, those of one kind or those of one evaluation task."""
     return [
-        ancient(f"{STORE}/{node.key}/DONE")
+        node
         for node in PLAN
         if kind in (None, node.kind) and task in (None, node.settings.get("task"))
     ]
+
+
+def done_of(kind=None, task=None):
+    """Return what marks those nodes as finished, for a rule that reads them."""
+    return timeless(f"{STORE}/{node.key}/DONE" for node in nodes_of(kind, task))
 
 
 def is_study():
@@ -197,14 +216,14 @@ def tables_and_figures():
     tasks = [
         task
         for task in ("perplexity", "passkey", "benchmarks")
-        if done_of("evaluate", task)
+        if nodes_of("evaluate", task)
     ]
     tables = [*tasks, "cost", *(["search", "search_summary"] if is_study() else [])]
     drawn = [task for task in tasks if task != "benchmarks"]
     drawn += (
         ["search", "search_convergence"] if is_study() else ["factors", "convergence"]
     )
-    if done_of("finetune"):
+    if nodes_of("finetune"):
         drawn.append("training")
     return [
         *(f"{TABLES}/{name}.csv" for name in tables),

@@ -12,7 +12,6 @@ Produces  results/reports/{report}/tables/*.csv     perplexity, passkey, benchma
 rule tabulate_perplexity:
     """Tabulate perplexity by corpus, method and length, with intervals over documents."""
     input:
-        script=ancient(f"{SCRIPTS}/tabulate_perplexity.py"),
         scores=done_of("evaluate", "perplexity"),
     output:
         csv=report(
@@ -28,11 +27,12 @@ rule tabulate_perplexity:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/tabulate_perplexity.py",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
         " --csv {output.csv:q}"
@@ -43,7 +43,6 @@ rule tabulate_perplexity:
 rule tabulate_passkey:
     """Tabulate passkeys retrieved by method, length and depth."""
     input:
-        script=ancient(f"{SCRIPTS}/tabulate_passkey.py"),
         scores=done_of("evaluate", "passkey"),
     output:
         csv=report(
@@ -59,11 +58,12 @@ rule tabulate_passkey:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/tabulate_passkey.py",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
         " --csv {output.csv:q}"
@@ -74,7 +74,6 @@ rule tabulate_passkey:
 rule tabulate_benchmarks:
     """Tabulate multiple-choice benchmarks, with the value of guessing beside them."""
     input:
-        script=ancient(f"{SCRIPTS}/tabulate_benchmarks.py"),
         scores=done_of("evaluate", "benchmarks"),
     output:
         csv=report(
@@ -90,11 +89,12 @@ rule tabulate_benchmarks:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/tabulate_benchmarks.py",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
         " --csv {output.csv:q}"
@@ -105,8 +105,6 @@ rule tabulate_benchmarks:
 rule tabulate_cost:
     """Tabulate seconds, memory and scored tokens of every node, measured and estimated."""
     input:
-        script=ancient(f"{SCRIPTS}/tabulate_cost.py"),
-        hardware=ancient(HARDWARE),
         fetched=done_of("fetch"),
         tokenized=done_of("tokenize"),
         searched=done_of("search"),
@@ -127,14 +125,16 @@ rule tabulate_cost:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/tabulate_cost.py",
+        hardware=HARDWARE,
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
-        " --hardware-table {input.hardware:q}"
+        " --hardware-table {params.hardware:q}"
         " --csv {output.csv:q}"
         " --markdown {output.markdown:q}"
         " > {log:q} 2>&1"
@@ -143,8 +143,7 @@ rule tabulate_cost:
 rule plot_perplexity:
     """Plot the perplexity table: one panel per corpus, one line per method."""
     input:
-        script=ancient(f"{SCRIPTS}/plot_perplexity.py"),
-        table=ancient(f"{TABLES}/perplexity.csv"),
+        table=timeless([f"{TABLES}/perplexity.csv"]),
     output:
         svg=report(
             f"{FIGURES}/perplexity.svg",
@@ -159,14 +158,16 @@ rule plot_perplexity:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/plot_perplexity.py",
+        table=f"{TABLES}/perplexity.csv",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
-        " --table {input.table:q}"
+        " --table {params.table:q}"
         " --svg {output.svg:q}"
         " --png {output.png:q}"
         " > {log:q} 2>&1"
@@ -175,8 +176,7 @@ rule plot_perplexity:
 rule plot_passkey:
     """Plot the passkey table: one heat map of depth by length per method."""
     input:
-        script=ancient(f"{SCRIPTS}/plot_passkey.py"),
-        table=ancient(f"{TABLES}/passkey.csv"),
+        table=timeless([f"{TABLES}/passkey.csv"]),
     output:
         svg=report(
             f"{FIGURES}/passkey.svg",
@@ -191,14 +191,16 @@ rule plot_passkey:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/plot_passkey.py",
+        table=f"{TABLES}/passkey.csv",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
-        " --table {input.table:q}"
+        " --table {params.table:q}"
         " --svg {output.svg:q}"
         " --png {output.png:q}"
         " > {log:q} 2>&1"
@@ -207,7 +209,6 @@ rule plot_passkey:
 rule plot_factors:
     """Plot the searched factors of each length against PI, NTK and YaRN."""
     input:
-        script=ancient(f"{SCRIPTS}/plot_factors.py"),
         base_model=done_of("fetch"),
         searched=done_of("search"),
         readjusted=done_of("readjust"),
@@ -225,11 +226,12 @@ rule plot_factors:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/plot_factors.py",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
         " --svg {output.svg:q}"
@@ -240,7 +242,6 @@ rule plot_factors:
 rule plot_convergence:
     """Plot the best perplexity of each search against the tokens it scored."""
     input:
-        script=ancient(f"{SCRIPTS}/plot_convergence.py"),
         searched=done_of("search"),
         readjusted=done_of("readjust"),
     output:
@@ -257,11 +258,12 @@ rule plot_convergence:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/plot_convergence.py",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
         " --svg {output.svg:q}"
@@ -272,7 +274,6 @@ rule plot_convergence:
 rule plot_training:
     """Plot loss, perplexity, learning rate, gradient norm and speed of each fine-tuning."""
     input:
-        script=ancient(f"{SCRIPTS}/plot_training.py"),
         tuned=done_of("finetune"),
     output:
         svg=report(
@@ -288,11 +289,12 @@ rule plot_training:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/plot_training.py",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
         " --svg {output.svg:q}"
@@ -303,10 +305,9 @@ rule plot_training:
 rule tabulate_provenance:
     """Tabulate the nodes behind each table and figure: commits, versions, machines."""
     input:
-        script=ancient(f"{SCRIPTS}/tabulate_provenance.py"),
         nodes=done_of(),
         # A table made again may have been made of other nodes.
-        products=ancient(tables_and_figures()),
+        products=timeless(tables_and_figures()),
     output:
         csv=report(
             f"{TABLES}/provenance.csv",
@@ -321,11 +322,12 @@ rule tabulate_provenance:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/tabulate_provenance.py",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
         " --csv {output.csv:q}"
@@ -336,9 +338,8 @@ rule tabulate_provenance:
 rule plot_provenance:
     """Write the page with the graph of all nodes and with what made each table and figure."""
     input:
-        script=ancient(f"{SCRIPTS}/plot_provenance.py"),
         nodes=done_of(),
-        products=ancient(tables_and_figures()),
+        products=timeless(tables_and_figures()),
     output:
         html=report(
             f"{FIGURES}/provenance.html",
@@ -352,11 +353,12 @@ rule plot_provenance:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/plot_provenance.py",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
         " --html {output.html:q}"
@@ -366,12 +368,9 @@ rule plot_provenance:
 rule name_results:
     """Link the results of this plan under human names."""
     input:
-        tables=ancient(tables_and_figures()),
+        tables=timeless(tables_and_figures()),
         nodes=done_of(),
-        provenance=[
-            ancient(f"{TABLES}/provenance.csv"),
-            ancient(f"{FIGURES}/provenance.html"),
-        ],
+        provenance=timeless([f"{TABLES}/provenance.csv", f"{FIGURES}/provenance.html"]),
     output:
         temp(touch(f"{STORE}/.work/named/{REPORT_NAME}.{{token}}")),
     log:

@@ -10,7 +10,6 @@ Produces  results/reports/{report}/tables/*.csv     search, search_summary; also
 rule tabulate_search:
     """Tabulate what each search of a study found, by algorithm, length and seed."""
     input:
-        script=ancient(f"{SCRIPTS}/tabulate_search.py"),
         searched=done_of("search"),
     output:
         csv=report(
@@ -26,11 +25,12 @@ rule tabulate_search:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/tabulate_search.py",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
         " --csv {output.csv:q}"
@@ -41,8 +41,7 @@ rule tabulate_search:
 rule tabulate_search_summary:
     """Tabulate the algorithms of a study over its seeds, beside the evolutions."""
     input:
-        script=ancient(f"{SCRIPTS}/tabulate_search_summary.py"),
-        table=ancient(f"{TABLES}/search.csv"),
+        table=timeless([f"{TABLES}/search.csv"]),
     output:
         csv=report(
             f"{TABLES}/search_summary.csv",
@@ -57,14 +56,16 @@ rule tabulate_search_summary:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/tabulate_search_summary.py",
+        table=f"{TABLES}/search.csv",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
-        " --table {input.table:q}"
+        " --table {params.table:q}"
         " --csv {output.csv:q}"
         " --markdown {output.markdown:q}"
         " > {log:q} 2>&1"
@@ -73,8 +74,7 @@ rule tabulate_search_summary:
 rule plot_search:
     """Plot held-out perplexity against scored tokens, by algorithm."""
     input:
-        script=ancient(f"{SCRIPTS}/plot_search.py"),
-        table=ancient(f"{TABLES}/search.csv"),
+        table=timeless([f"{TABLES}/search.csv"]),
     output:
         svg=report(
             f"{FIGURES}/search.svg",
@@ -89,14 +89,16 @@ rule plot_search:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/plot_search.py",
+        table=f"{TABLES}/search.csv",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
-        " --table {input.table:q}"
+        " --table {params.table:q}"
         " --svg {output.svg:q}"
         " --png {output.png:q}"
         " > {log:q} 2>&1"
@@ -105,7 +107,6 @@ rule plot_search:
 rule plot_search_convergence:
     """Plot the best perplexity so far against scored tokens, by algorithm over seeds."""
     input:
-        script=ancient(f"{SCRIPTS}/plot_search_convergence.py"),
         searched=done_of("search"),
     output:
         svg=report(
@@ -121,11 +122,12 @@ rule plot_search_convergence:
     conda:
         "../workflow/envs/longrope.yaml"
     params:
+        script=f"{SCRIPTS}/plot_search_convergence.py",
         plan=JOB_PLAN,
         report=REPORT,
         python=PYTHON,
     shell:
-        "{params.python:q} {input.script:q}"
+        "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
         " --report {params.report:q}"
         " --svg {output.svg:q}"

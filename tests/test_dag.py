@@ -212,7 +212,7 @@ def test_without_graphviz_both_pictures_are_written_for_mermaid_before_any_run(
     monkeypatch.setenv("PATH", str(tmp_path))
     sentence = script.plot(demo, tmp_path)
     assert "no graphviz" in sentence and sentence.count(".") >= 2
-    folder = tmp_path / "figures" / "demo"
+    folder = tmp_path / "by-name" / "demo"
     assert {path.name for path in folder.iterdir()} == {"dag.mmd", "rulegraph.mmd"}
     assert re.search(r"^  class n0,n1,.* missing$", (folder / "dag.mmd").read_text(), re.MULTILINE)
 

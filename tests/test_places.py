@@ -194,7 +194,6 @@ def test_times_of_files_leave_no_table_of_another_plan(finished, how):
 
 @pytest.mark.workflow
 def test_two_runs_of_one_experiment_at_the_same_time_write_tables_of_their_own(finished):
-    """Issue: a second run of a copy that kept its name made the first one write the other's tables."""
     name = change(finished, "edited.yaml", without_yarn)
     shutil.rmtree(finished / "results" / "reports")
     calls = [workflow_runs.command(finished, name=one) for one in ("small.yaml", name)]
