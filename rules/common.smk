@@ -90,11 +90,6 @@ envvars:
     "LONGROPE_PLAN",
 
 
-onstart:
-    if workflow.is_main_process:
-        write_plan()
-
-
 wildcard_constraints:
     node=r"[^/]+-[0-9a-f]{12}",
     token=r"[0-9a-f]{8}",

@@ -14,8 +14,11 @@ def check_interpreter():
         )
 
 
+# The only one: Snakemake forgets all but the last.
 onstart:
     check_interpreter()
+    if workflow.is_main_process:
+        write_plan()
 
 
 def gpus_of(resources):

@@ -139,6 +139,11 @@ def test_a_folder_where_a_link_belongs_is_named_and_kept(plan, tmp_path, monkeyp
     assert Path("results/tables/small/own.csv").is_file()
 
 
+def test_there_is_one_hook_for_the_start_since_snakemake_forgets_all_but_the_last():
+    files = [ROOT / "Snakefile", *ROOT.glob("rules/*.smk")]
+    assert sum(path.read_text().count("onstart:") for path in files) == 1
+
+
 # Runs ---------------------------------------------------------------------------------------------
 
 
