@@ -194,4 +194,13 @@ def test_readjustment_bounds_factors_by_its_length_and_by_the_tuned_scale(stage)
     assert factors[:, -1].min() == 6.0 and 8.0 in factors[:, -1] and factors.max() <= 16.0
     assert lines[0]["attention_scale"] == 1.25
     found = FactorTable.read(out / "factor_table.json").at(384)
+    assert {"num_documents": 2, "num_texts": 2}.items() <= found.provenance.items()
     assert found.provenance["perplexity"] == pytest.approx(of_needles(out.parent, found))
+
+
+def test_more_needles_than_documents_are_all_planted_and_counted_as_what_they_are(stage):
+    out = stage(readjust, lengths=[384], num_attention_scales=1, num_documents=5)
+    lines = [json.loads(line) for line in (out / "history-384.jsonl").read_text().splitlines()]
+    assert lines[0]["documents"] == [0, 1, 2, 3, 4]
+    found = FactorTable.read(out / "factor_table.json").at(384)
+    assert {"num_documents": 2, "num_texts": 5}.items() <= found.provenance.items()

@@ -365,3 +365,16 @@ def test_a_passkey_length_too_short_for_its_prompt_is_refused(store, tmp_path):
         passkey.evaluate(
             subject(), passkey_settings(lengths=[50]), inputs(store), runtime(tmp_path)
         )
+
+
+def test_fewer_documents_than_asked_for_are_said(store, tmp_path, caplog):
+    asked = settings(lengths={"text": [200]}, num_documents={"text": 5})
+    (row,) = perplexity.evaluate(subject(), asked, inputs(store), runtime(tmp_path))
+    assert len(row["documents"]) == 1
+    assert caplog.messages == [
+        "perplexity documents of corpus text: 5 asked for; 1 have 200 tokens"
+    ]
+    caplog.clear()
+    enough = settings(lengths={"text": [200]}, num_documents={"text": 1})
+    perplexity.evaluate(subject(), enough, inputs(store), runtime(tmp_path))
+    assert caplog.messages == []

@@ -25,8 +25,13 @@ SHARED_BY_RAMPS = ("start_documents", "start_token_choices", "batch_documents")
 """settings of `auto` that its ramps have in common with `gradient`"""
 
 
-def make(problem: Problem, settings: Settings) -> Algorithm:
-    """Return the algorithm that the settings name, with its candidates racing if they say so."""
+def make(problem: Problem, settings: Settings, num_documents: int | None = None) -> Algorithm:
+    """Return the algorithm that the settings name, with its candidates racing if they say so.
+
+    `num_documents` are there to score on, where those are not as many as the settings ask for.
+    """
+    if num_documents is not None:
+        settings = {**settings, "num_documents": num_documents}
     start = settings.get("start")
     name = settings["algorithm"]
     algorithm = _after(start, problem, settings) if start else ALGORITHMS[name](problem, settings)

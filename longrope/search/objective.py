@@ -1,11 +1,13 @@
 """Perplexity of candidate factors on fixed texts, through the score memory."""
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longrope.corpora import TokenStore
 from longrope.factors import RopeFactors
@@ -16,6 +18,8 @@ from longrope.search.pools import Pool
 from longrope.search.workers import Score, Text, Unit
 from longrope.tokenizers import num_unscored
 
+LOGGER = logging.getLogger(__name__)
+
 
 def draw_texts(
     store: TokenStore,
@@ -25,26 +29,63 @@ def draw_texts(
     seed: int,
     what: str,
     begin: Sequence[int] = (),
+    overlapping: bool = False,
 ) -> list[Text]:
     """Return `count` random stretches, from different documents while there are any.
+
+    Stretches of one document do not overlap, so there may be fewer than `count`. It is logged where they are
+    of fewer documents.
 
     Args:
         store: documents.
         length: tokens of each stretch with those that it begins with.
         count: of stretches.
         seed: of the draws.
-        what: names the documents in errors.
+        what: names the documents in errors and in the log.
         begin: ids that every stretch begins with, before those of its document.
+        overlapping: whether stretches that overlap, or are equal, make up the number.
 
     Raises:
         UserError: naming `what`, if no document is long enough.
     """
     length -= len(begin)
     generator = np.random.default_rng(seed)
-    documents = generator.permutation(store.long_enough(length, what))
-    chosen = [int(documents[index % len(documents)]) for index in range(count)]
-    firsts = [int(generator.integers(0, store.lengths[d] - length + 1)) for d in chosen]
-    return [stretch(store, d, n, n + length, begin) for d, n in zip(chosen, firsts, strict=True)]
+    documents = generator.permutation(store.long_enough(length, what))[:count]
+    lengths = store.lengths[documents]
+    places = _apart(generator, lengths, length, count)
+    num_apart = len(places)
+    for missing in range(count - num_apart if overlapping else 0):
+        which = missing % len(documents)
+        places.append((which, int(generator.integers(0, lengths[which] - length + 1))))
+    if count > len(documents):
+        how = "none overlap" if len(places) == num_apart else "some may overlap"
+        LOGGER.warning(
+            "%s: %d asked for; scored stretches: %d, of documents: %d; %s",
+            *(what, count, len(places), len(documents), how),
+        )
+    return [stretch(store, int(documents[which]), n, n + length, begin) for which, n in places]
+
+
+def _turns(rooms: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """Return at most `count` pairs of turn and document: all have a turn before one has its next.
+
+    A document has as many turns as it has room for stretches.
+    """
+    turns = [(turn, which) for which, room in enumerate(rooms) for turn in range(min(room, count))]
+    return sorted(turns)[:count]
+
+
+def _apart(
+    generator: np.random.Generator, lengths: NDArray[np.int64], length: int, count: int
+) -> list[tuple[int, int]]:
+    """Return at most `count` pairs of document and first token of random stretches that do not overlap."""
+    turns = _turns((lengths // length).tolist(), count)
+    numbers = np.bincount([which for _, which in turns], minlength=len(lengths))
+    firsts = []
+    for size, number in zip(lengths, numbers, strict=True):
+        gaps = np.sort(generator.integers(0, size - number * length + 1, size=number))
+        firsts.append(gaps + np.arange(number) * length)
+    return [(which, int(firsts[which][turn])) for turn, which in turns]
 
 
 def stretch(
@@ -71,10 +112,12 @@ def objective_on(
 ) -> "Objective":
     """Return the objective on stretches of a token store; arguments and errors of `draw_texts`.
 
-    With a tokenizer, on the answers to keys planted in the stretches.
+    With a tokenizer, on the answers to keys planted in the stretches, which then may overlap.
     """
-    store = TokenStore(tokens.path)
-    texts = draw_texts(store, length=length, count=count, seed=seed, what=what, begin=begin)
+    store, needles = TokenStore(tokens.path), tokenizer is not None
+    texts = draw_texts(
+        store, length=length, count=count, seed=seed, what=what, begin=begin, overlapping=needles
+    )
     if tokenizer is not None:
         texts = plant(texts, tokenizer.path, seed=seed, begin=begin)
     return Objective(pool, memory, texts)
@@ -96,6 +139,12 @@ class Objective:
     def documents(self) -> tuple[int, ...]:
         """Indices of all documents."""
         return tuple(range(len(self._texts)))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of texts that are scored, and of the documents that they are stretches of."""
+        documents = {text.key["document"] for text in self._texts}
+        return {"num_documents": len(documents), "num_texts": len(self._texts)}
 
     def tokens(self, document: int) -> int:
         """Return the tokens of one document's text."""

@@ -119,7 +119,12 @@ class SearchSettings(Settings):
         description="loss of all tokens of the documents, or, as in LongRoPE2, of the answers to keys "
         "planted in them",
     )
-    num_documents: int = Field(5, gt=0, description="documents each candidate is scored on")
+    num_documents: int = Field(
+        5,
+        gt=0,
+        description="documents each candidate is scored on, one stretch of each; fewer long enough give "
+        "several stretches without overlap, and if need be fewer texts; factors.json says how many of both",
+    )
     population_size: int = Field(64, gt=2, description="P: individuals of the first generation")
     num_mutations: int = Field(16, ge=0, description="N1: mutated individuals per iteration")
     num_crossovers: int = Field(16, ge=0, description="N2: crossed individuals per iteration")
@@ -200,4 +205,8 @@ class StudySettings(Settings):
     lengths: list[Tokens] = Field(description="target lengths")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(description="one search for each")
     held_out: SplitRef = Field(description="documents no search sees, scored once with its result")
-    num_held_out: int = Field(20, gt=0, description="held-out documents")
+    num_held_out: int = Field(
+        20,
+        gt=0,
+        description="held-out documents; where fewer are long enough, as in `num_documents`",
+    )

@@ -66,8 +66,10 @@ def _searched(
 ) -> RopeFactors:
     """Return the entry of one length."""
     provenance = {name: settings[name] for name in ("model", "algorithm", "seed")} | {"bos": bos}
+    provenance |= objective.counts
+    algorithm = make(problem, settings, len(objective.documents))
     history = out / f"history-{problem.target_length}.jsonl"
-    best = search(problem, make(problem, settings), objective, history, provenance)
+    best = search(problem, algorithm, objective, history, provenance)
     best = with_best_attention_scale(best, objective, settings["num_attention_scales"])
     if problem.target_length > problem.geometry.original_length:
         return best

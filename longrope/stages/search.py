@@ -29,12 +29,13 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     """Search factors and write them with the history of all candidates."""
     shape = scored_geometry(settings, inputs["model"])
     problem = _problem(settings, inputs, shape)
-    algorithm = make(problem, settings)
-    named = ("model", "algorithm", "seed", "num_documents", "objective")
+    named = ("model", "algorithm", "seed", "objective")
     provenance = {name: settings[name] for name in named if name in settings}
     provenance["bos"] = bos_label(window_begin(settings, inputs["model"]))
     with open_pool(settings, inputs["model"], runtime) as pool:
         objective = _objective(settings, inputs, runtime, pool)
+        provenance |= objective.counts
+        algorithm = make(problem, settings, len(objective.documents))
         best = search(problem, algorithm, objective, out / "history.jsonl", provenance)
         if "held_out" in inputs:
             best = _with_held_out(best, settings, inputs, runtime, pool)
@@ -61,7 +62,10 @@ def _with_held_out(
         what=f"held-out documents for length {settings['target_length']}",
         begin=begin,
     )
-    facts = {"held_out_perplexity": objective.perplexity(best)}
+    facts = {
+        "held_out_perplexity": objective.perplexity(best),
+        **{f"held_out_{name}": count for name, count in objective.counts.items()},
+    }
     return best.model_copy(update={"provenance": best.provenance | facts})
 
 

@@ -7,6 +7,7 @@ The tokens that a window begins with (BOS) count among its L; with them the firs
 Sums of token losses are kept per document; whoever reads them divides once.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from longrope.scored import score_memory
 from longrope.scoring import token_nlls
 from longrope.subject import Subject
 from longrope.tokenizers import num_unscored
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,12 @@ class _Scorer:
         enough = self.store.long_enough(skip + length, what)
         first = [d for d in enough if self.store.lengths[d] >= skip + longest]
         rest = [d for d in enough if self.store.lengths[d] < skip + longest]
-        return (first + rest)[: self._count(corpus)]
+        count = self._count(corpus)
+        if len(enough) < count:
+            LOGGER.warning(
+                "%s: %d asked for; %d have %d tokens", what, count, len(enough), skip + length
+            )
+        return (first + rest)[:count]
 
     def _count(self, corpus: str) -> int:
         wanted = self.settings["num_documents"]
