@@ -185,7 +185,11 @@ def test_a_mistake_in_the_data_leaves_no_result(work):
         ("search:", "serach:", "config.yaml: unknown key serach (did you mean search?)."),
         ("length: 8}", "length: eight}", "original_length should be a whole number, got 'eight'."),
         ("path: model", "path: none", "none has no config.json; give the folder of"),
-        ("own.txt", "none.txt", "none.txt: there is no such file; give files that end in one of .txt"),
+        (
+            "own.txt",
+            "none.txt",
+            "none.txt: there is no such file; give files that end in one of .txt",
+        ),
         ("[{", "[{{", "config.yaml is not valid YAML"),
     ],
     ids=["misspelt", "type", "model", "corpus", "YAML"],
