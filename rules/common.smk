@@ -80,6 +80,8 @@ REPORT = f"{STORE}/reports/{REPORT_NAME}"
 TABLES = f"{REPORT}/tables"
 FIGURES = f"{REPORT}/figures"
 os.environ["LONGROPE_PLAN"] = JOB_PLAN
+# Jupyter's own backend, which its terminals hand down, need not be installed here.
+os.environ["MPLBACKEND"] = "agg"
 # Compute nodes may have no network, and must not need it: downloads are local rules.
 if workflow.remote_exec:
     for library in ("HF_HUB", "HF_DATASETS", "TRANSFORMERS"):

@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -162,3 +165,22 @@ def test_the_one_start_that_a_curve_search_scores_on_all_documents_has_its_name(
     starts = table[table["start"] != ""]
     assert starts["start"].tolist() == [best["origin"].removeprefix("seed:")]
     assert starts["perplexity"].tolist() == [begun["perplexity"]]
+
+
+def test_figures_follow_neither_a_users_matplotlibrc_nor_jupyters_backend(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("axes.facecolor: black\nfont.size: 40\n")
+    draw = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import figures; "
+        "print(figures.plt.rcParams['axes.facecolor'], figures.plt.get_backend())"
+    )
+    scripts = Path(__file__).parents[1] / "workflow" / "scripts"
+    done = subprocess.run(
+        [sys.executable, "-c", draw, str(scripts)],
+        cwd=tmp_path,
+        env=os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["white", "agg"]

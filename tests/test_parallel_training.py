@@ -32,6 +32,7 @@ from longrope.store import commit
 from longrope.store.code import CodeIndex
 from longrope.store.identity import file_digest
 from longrope.tiling import activations_in_main_memory, return_summed_loss
+from longrope.verbs.ranks import Ranks
 
 SCRIPT = Path(parallel_runs.__file__)
 GROUPED = ["mistral", "phi3", "qwen2", "qwen3"]
@@ -500,3 +501,14 @@ def test_the_rule_starts_a_process_per_gpu_and_on_several_nodes_through_srun(tmp
         assert word in recipe
     wanted = {"gres": "gpu:8", "nodes": "2", "tasks": "2", "tasks_per_gpu": "0", "mpi": "srun"}
     assert wanted.items() <= resources.items()
+
+
+def test_what_a_launcher_left_in_the_environment_is_not_followed(monkeypatch, capsys):
+    for name, value in (("WORLD_SIZE", "8"), ("RANK", "3"), ("MASTER_ADDR", "gone")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert Ranks.of_job() is None
+    assert not {"WORLD_SIZE", "RANK", "MASTER_ADDR"} & os.environ.keys()
+    assert (
+        "WORLD_SIZE, RANK, MASTER_ADDR of the environment not followed" in capsys.readouterr().err
+    )

@@ -335,3 +335,12 @@ def test_a_fraction_lies_between_0_and_1(value):
     else:
         with pytest.raises(UserError, match="mutation_probability"):
             configuration.parse(raw, source="x")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a{b}", "../up", "", "a b", ".hidden", "a[1]"])
+def test_a_corpus_name_that_no_folder_may_have_is_refused(name):
+    def edit(raw):
+        raw["corpora"][name] = next(iter(raw["corpora"].values()))
+
+    sentence = refusal(edit)
+    assert "corpora: names have letters, digits" in sentence and f"got {name!r}" in sentence

@@ -1,5 +1,6 @@
 """A whole experiment, and what its sections must agree on."""
 
+import re
 from collections.abc import Iterator
 from typing import Literal, Self
 
@@ -10,6 +11,9 @@ from longrope.settings.evaluation import EvaluateSettings
 from longrope.settings.search import ReadjustSettings, SearchSettings, StudySettings
 from longrope.settings.sources import CorpusSettings, ModelSettings
 from longrope.settings.training import FinetuneSettings
+
+CORPUS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""names of corpora are parts of the names of folders and rules"""
 
 
 class ExtensionStep(Settings):
@@ -74,6 +78,12 @@ class Config(Settings):
         return self
 
     def _check_corpora(self) -> None:
+        for name in self.corpora:
+            if not CORPUS_NAME.fullmatch(name):
+                raise ValueError(
+                    f"corpora: names have letters, digits, '.', '_' and '-', a letter or digit first; "
+                    f"got {name!r}"
+                )
         for key, ref in self._split_refs():
             if ref.corpus not in self.corpora:
                 known = ", ".join(self.corpora) or "no corpus"

@@ -1,6 +1,7 @@
 """`factors plot`, `compare` and `convert`: factors of any origin, seen, side by side, in other formats."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -223,6 +224,8 @@ def _difference(a: RopeFactors, b: RopeFactors) -> str:
 
 
 def _plot(options: argparse.Namespace) -> None:
+    # Before the import, which refuses a backend of Jupyter's that is not installed.
+    os.environ["MPLBACKEND"] = "agg"
     import matplotlib
 
     output: Path = options.output

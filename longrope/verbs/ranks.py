@@ -19,6 +19,8 @@ from longrope.store import commit
 
 KINDS = ("finetune",)
 """kinds of nodes whose stage knows what to do in several processes"""
+LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""variables by which a launcher tells a process its place, and which others leave behind in a shell"""
 POLL = 0.2
 """seconds between looks at what the first process said"""
 
@@ -34,7 +36,10 @@ class Ranks:
     @classmethod
     def of_job(cls) -> "Ranks | None":
         """Return the processes that torchrun started, None for a process on its own."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            _forget_launcher()
+            return None
+        if int(os.environ["WORLD_SIZE"]) == 1:
             return None
         distributed: Any = importlib.import_module("torch.distributed")
 
@@ -95,3 +100,13 @@ def leave() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def _forget_launcher() -> None:
+    """Drop what another launcher left in the environment, or training waits for processes that are not."""
+    left = [name for name in LAUNCHER if os.environ.pop(name, None) is not None]
+    if left:
+        print(
+            f"not started by torchrun: {', '.join(left)} of the environment not followed",
+            file=sys.stderr,
+        )

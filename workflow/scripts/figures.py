@@ -4,14 +4,16 @@ A new method needs its row in LABELS, COLOURS and MARKERS; a test compares them 
 """
 
 import math
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import matplotlib
+# Before the import, which refuses a backend of Jupyter's that is not installed.
+os.environ["MPLBACKEND"] = "agg"
 
-matplotlib.use("Agg")
+import matplotlib
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -77,6 +79,8 @@ STYLE = {
     # a name may have dollar signs
     "text.parse_math": False,
 }
+# A user's matplotlibrc is for figures of their own.
+plt.rcdefaults()
 matplotlib.rcParams.update(STYLE)
 
 
