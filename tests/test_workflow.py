@@ -127,7 +127,7 @@ def test_a_report_is_made_without_network(finished):
         (lambda s: s["model"].update(path="nowhere"), "has no config.json"),
         (
             lambda s: s["corpora"]["words"]["source"]["files"].update(train=["gone.txt"]),
-            "gone.txt does not exist",
+            "gone.txt: there is no such file",
         ),
     ],
 )
