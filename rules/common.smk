@@ -90,11 +90,26 @@ if workflow.remote_exec:
 
 envvars:
     "LONGROPE_PLAN",
+    "MPLBACKEND",
 
 
 wildcard_constraints:
     node=r"[^/]+-[0-9a-f]{12}",
     token=r"[0-9a-f]{8}",
+
+
+def report_folder(wildcards):
+    """Return the folder of the tables and figures of this plan."""
+    return REPORT
+
+
+def table_file(name):
+    """Return the function that names a table that another rule made."""
+
+    def file(wildcards):
+        return f"{TABLES}/{name}.csv"
+
+    return file
 
 
 def node_of(kind, name):

@@ -29,7 +29,7 @@ rule tabulate_perplexity:
     params:
         script=f"{SCRIPTS}/tabulate_perplexity.py",
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -60,7 +60,7 @@ rule tabulate_passkey:
     params:
         script=f"{SCRIPTS}/tabulate_passkey.py",
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -91,7 +91,7 @@ rule tabulate_benchmarks:
     params:
         script=f"{SCRIPTS}/tabulate_benchmarks.py",
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -128,7 +128,7 @@ rule tabulate_cost:
         script=f"{SCRIPTS}/tabulate_cost.py",
         hardware=HARDWARE,
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -159,9 +159,9 @@ rule plot_perplexity:
         "../workflow/envs/longrope.yaml"
     params:
         script=f"{SCRIPTS}/plot_perplexity.py",
-        table=f"{TABLES}/perplexity.csv",
+        table=table_file("perplexity"),
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -192,9 +192,9 @@ rule plot_passkey:
         "../workflow/envs/longrope.yaml"
     params:
         script=f"{SCRIPTS}/plot_passkey.py",
-        table=f"{TABLES}/passkey.csv",
+        table=table_file("passkey"),
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -228,7 +228,7 @@ rule plot_factors:
     params:
         script=f"{SCRIPTS}/plot_factors.py",
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -260,7 +260,7 @@ rule plot_convergence:
     params:
         script=f"{SCRIPTS}/plot_convergence.py",
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -291,7 +291,7 @@ rule plot_training:
     params:
         script=f"{SCRIPTS}/plot_training.py",
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -324,7 +324,7 @@ rule tabulate_provenance:
     params:
         script=f"{SCRIPTS}/tabulate_provenance.py",
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -355,7 +355,7 @@ rule plot_provenance:
     params:
         script=f"{SCRIPTS}/plot_provenance.py",
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -380,7 +380,7 @@ rule name_results:
         "../workflow/envs/longrope.yaml"
     params:
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} -m longrope names"

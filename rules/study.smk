@@ -27,7 +27,7 @@ rule tabulate_search:
     params:
         script=f"{SCRIPTS}/tabulate_search.py",
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -57,9 +57,9 @@ rule tabulate_search_summary:
         "../workflow/envs/longrope.yaml"
     params:
         script=f"{SCRIPTS}/tabulate_search_summary.py",
-        table=f"{TABLES}/search.csv",
+        table=table_file("search"),
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -90,9 +90,9 @@ rule plot_search:
         "../workflow/envs/longrope.yaml"
     params:
         script=f"{SCRIPTS}/plot_search.py",
-        table=f"{TABLES}/search.csv",
+        table=table_file("search"),
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
@@ -124,7 +124,7 @@ rule plot_search_convergence:
     params:
         script=f"{SCRIPTS}/plot_search_convergence.py",
         plan=JOB_PLAN,
-        report=REPORT,
+        report=report_folder,
         python=PYTHON,
     shell:
         "{params.python:q} {params.script:q}"
