@@ -75,9 +75,9 @@ def test_one_command_finds_factors_for_a_model_and_text_files(folder):
 
 def test_mistakes_end_in_one_sentence(folder):
     wrong = [
-        (["base", "none.txt", "--target-length", 256], "none.txt does not exist"),
-        (["base", "base", "--target-length", 256], "base holds no such file; give files that end"),
-        (["nowhere", "train.txt", "--target-length", 256], "does not tell max_position_embeddings"),
+        (["base", "none.txt", "--target-length", 256], "none.txt: there is no such file"),
+        (["base", "base", "--target-length", 256], "config.json, row 1 is not JSON"),
+        (["nowhere", "train.txt", "--target-length", 256], "nowhere has no config.json; give the folder"),
         (["base", "train.txt", "--target-length", 64], "must exceed model.original_length (128)"),
         (["base", "train.txt", "--target-length", 256, "--algorithm", "x"], "search.algorithm"),
     ]
@@ -97,7 +97,7 @@ def test_a_study_tabulates_every_search_with_its_held_out_perplexity(folder):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     table = pd.read_csv(folder / "results" / "tables" / "study" / "search.csv")
     assert list(table.columns) == [
-        *("algorithm", "seed", "length", "scored_tokens", "train_ppl", "heldout_ppl"),
+        *("algorithm", "seed", "length", "bos", "scored_tokens", "train_ppl", "heldout_ppl"),
         *("seconds", "peak_memory_mb"),
     ]
     assert table[["algorithm", "seed"]].values.tolist() == [
