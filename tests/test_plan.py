@@ -361,14 +361,14 @@ def test_a_model_without_safetensors_is_refused(root):
 
 def test_a_folder_that_is_no_model_is_refused(root):
     message = refusal(root, lambda raw: raw["model"].update(path="nowhere"))
-    assert "nowhere has no config.json; give the folder of a transformers model." in message
+    assert "nowhere has no config.json; give the folder of a transformers model, or" in message
 
 
 def test_a_missing_text_is_named(root):
     (root / "own.txt").unlink()
     message = refusal(root)
     assert message.startswith("corpora.own.source.files.train: ")
-    assert "own.txt does not exist; give files that end in one of .txt, .jsonl" in message
+    assert "own.txt: there is no such file" in message
 
 
 def test_an_unknown_split_is_named_with_the_known_ones(root):

@@ -30,6 +30,7 @@ ABSENT = {
 RUN_SNAKEMAKE = {
     "test_finetune_benchmark.py",
     "test_full_scale.py",
+    "test_launch.py",
     "test_reruns.py",
     "test_retries.py",
     "test_study.py",

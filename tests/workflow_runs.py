@@ -1,5 +1,6 @@
 """Runs of the smallest experiment as users make them; one finished folder, copied for each test file."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
 import workflow_files
 import yaml
 
@@ -31,6 +33,8 @@ def command(
     folder: Path, *arguments: object, name: str = "small.yaml", code: Path = ROOT
 ) -> list[str]:
     """Return the call of Snakemake in a folder, with the rules and the library of one clone."""
+    if importlib.util.find_spec("snakemake") is None:
+        pytest.skip("needs snakemake")
     where = ["-s", code / "Snakefile", "-d", folder, "--configfile", folder / name]
     return [sys.executable, "-m", "snakemake", *map(str, [*where, "--cores", 2, *arguments])]
 
