@@ -77,7 +77,10 @@ def test_mistakes_end_in_one_sentence(folder):
     wrong = [
         (["base", "none.txt", "--target-length", 256], "none.txt: there is no such file"),
         (["base", "base", "--target-length", 256], "config.json, row 1 is not JSON"),
-        (["nowhere", "train.txt", "--target-length", 256], "nowhere has no config.json; give the folder"),
+        (
+            ["nowhere", "train.txt", "--target-length", 256],
+            "nowhere has no config.json; give the folder",
+        ),
         (["base", "train.txt", "--target-length", 64], "must exceed model.original_length (128)"),
         (["base", "train.txt", "--target-length", 256, "--algorithm", "x"], "search.algorithm"),
     ]
