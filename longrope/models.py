@@ -57,17 +57,24 @@ def load_model(
             says what to do.
     """
     changes: dict[str, Any] = {"full_attention": full_attention, "rope_scaling": rope_scaling}
-    config = load_config(folder, **changes)
-    check_weights(folder, check_config(folder, **changes))
+    content = check_config(folder, **changes)
+    config = _configuration(folder, content, **changes)
+    check_weights(folder, content)
     model: PreTrainedModel = _read_weights(folder, config, getattr(torch, dtype)).eval()
     return model
 
 
 def load_config(folder: Path, *, full_attention: bool, rope_scaling: str = "refuse") -> Any:
     """Return the configuration of a model, without weights; arguments and errors as of `load_model`."""
-    content = check_config(folder, full_attention=full_attention, rope_scaling=rope_scaling)
-    for key in RUN_KEYS:
-        content.pop(key, None)
+    changes: dict[str, Any] = {"full_attention": full_attention, "rope_scaling": rope_scaling}
+    return _configuration(folder, check_config(folder, **changes), **changes)
+
+
+def _configuration(
+    folder: Path, content: dict[str, Any], *, full_attention: bool, rope_scaling: str
+) -> Any:
+    """Return the configuration that a checked config.json describes."""
+    content = {key: value for key, value in content.items() if key not in RUN_KEYS}
     if rope_scaling == "drop":
         content = _without_rope_scaling(content)
     try:

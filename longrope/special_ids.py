@@ -39,6 +39,14 @@ def check_special_ids(folder: Path) -> None:
             _compare(folder, role, stated, named.get(role))
 
 
+def begin_token(folder: Path) -> int | None:
+    """Return the id of BOS: the tokenizer's, else that of config.json, None if neither names one."""
+    named = named_tokens(folder).get("bos")
+    if named is not None:
+        return named[1]
+    return next(iter(_ids(folder / "config.json", "bos", None)), None)
+
+
 def end_token(folder: Path, default: int | list[int] | None = None) -> int:
     """Return the id that ends a document: the first EOS of config.json, else the tokenizer's.
 

@@ -1,14 +1,13 @@
 """The fast tokenizer of a model folder, without importing transformers."""
 
-import json
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 
 from longrope.errors import UserError
+from longrope.special_ids import begin_token
 
 
 def load_encoder(folder: Path) -> Tokenizer:
@@ -54,7 +53,7 @@ def begin_tokens(folder: Path, policy: str) -> tuple[int, ...]:
         return ()
     encoder = load_encoder(folder)
     added = _added_before(encoder)
-    return added if added or policy == "auto" else (_bos_id(folder, encoder),)
+    return added if added or policy == "auto" else (_bos_id(folder),)
 
 
 def num_unscored(begin: Sequence[int]) -> int:
@@ -76,29 +75,11 @@ def _added_before(encoder: Tokenizer) -> tuple[int, ...]:
     return tuple(token for token, _ in first)
 
 
-def _bos_id(folder: Path, encoder: Tokenizer) -> int:
-    """Return the id of BOS, by the tokenizer's configuration or else the model's."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        token = _settings_in(folder / name).get("bos_token")
-        content = token["content"] if isinstance(token, dict) else token
-        known = None if content is None else encoder.token_to_id(content)
-        if known is not None:
-            return int(known)
-    token = _settings_in(folder / "config.json").get("bos_token_id")
-    if not isinstance(token, int):
+def _bos_id(folder: Path) -> int:
+    token = begin_token(folder)
+    if token is None:
         raise UserError(
             f"model.bos is always, but {folder} names no BOS (bos_token in tokenizer_config.json, "
             "bos_token_id in config.json); set model.bos to auto or never."
         )
     return token
-
-
-def _settings_in(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, empty if there is no such file."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); save the model again.") from None
-    return found if isinstance(found, dict) else {}

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from longrope.model_folder.weights import expected_shapes
+import pytest
+
+from longrope.errors import UserError
+from longrope.model_folder.config import check_config
+from longrope.model_folder.weights import check_weights, expected_shapes
 
 SIZES: dict[str, Any] = {
     "vocab_size": 11,
@@ -38,3 +42,17 @@ def write_weights(path: Path, shapes: Mapping[str, Any], dtype: str = "F16") -> 
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+
+
+def refusal(folder: Path, **settings: object) -> str:
+    """Return the sentence with which planning refuses a folder."""
+    with pytest.raises(UserError) as caught:
+        check_weights(folder, check_config(folder, **settings))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def edit(folder: Path, **changes: object) -> None:
+    """Change keys of a folder's config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -6,35 +6,19 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
-from checkpoints import SIZES, write_checkpoint
+from checkpoints import SIZES, edit, refusal, write_checkpoint
 
 from longrope.configuration import load as load_settings
-from longrope.errors import UserError
 from longrope.model_folder.config import (
-    check_config,
     length_warning,
     read_config,
 )
-from longrope.model_folder.weights import check_weights
 from longrope.models import load_config, load_geometry, load_model
 from longrope.plan import build as build_plan
 from longrope.runtime import Input
 from longrope.scored import scored_geometry
 
 CONFIGS = Path(__file__).parents[1] / "config"
-
-
-def refusal(folder: Path, **settings: object) -> str:
-    """Return the sentence with which planning refuses a folder."""
-    with pytest.raises(UserError) as caught:
-        check_weights(folder, check_config(folder, **settings))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def edit(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
-from checkpoints import SIZES, write_checkpoint, write_weights
+from checkpoints import SIZES, edit, refusal, write_checkpoint, write_weights
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from longrope.errors import UserError
@@ -30,19 +30,6 @@ VARIANTS = [
     ("mistral", {"head_dim": None}),
     ("qwen3", {"head_dim": 6}),
 ]
-
-
-def refusal(folder: Path, **settings: object) -> str:
-    """Return the sentence with which planning refuses a folder."""
-    with pytest.raises(UserError) as caught:
-        check_weights(folder, check_config(folder, **settings))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def edit(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @pytest.fixture

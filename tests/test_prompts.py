@@ -5,7 +5,7 @@ import pytest
 from characters import character_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizer_kinds import KINDS
 
 from longrope.errors import UserError
 from longrope.prompts import (
@@ -35,67 +35,7 @@ def built(length: int, depth: float, key: int = 12345, **options: bool) -> Promp
     return build_prompt(CHARACTERS, "~" * length, length=length, depth=depth, key=key, **options)
 
 
-def trained(**parts: object) -> Tokenizer:
-    """Return a BPE tokenizer of the prompt's own words, with the given parts."""
-    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    for name, part in parts.items():
-        setattr(made, name, part)
-    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=900,
-        special_tokens=["<unk>", "<s>", *bytes_],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    wording = [
-        INTRODUCTION,
-        FILLER,
-        NEEDLE.format(key=0),
-        QUESTION,
-        "".join(map(chr, range(32, 127))),
-    ]
-    made.train_from_iterator(wording * 50, trainer)
-    return made
-
-
-def byte_level() -> Tokenizer:
-    """Return a tokenizer of the GPT-2 kind."""
-    return trained(
-        pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoder=decoders.ByteLevel(),
-    )
-
-
-def split_digits() -> Tokenizer:
-    """Return a tokenizer that gives each digit a token."""
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return trained(
-        pre_tokenizer=pre_tokenizers.Sequence([digits, level]), decoder=decoders.ByteLevel()
-    )
-
-
-def prefixed() -> Tokenizer:
-    """Return a tokenizer of the Llama-2 kind: a space before every text, bytes for rare characters."""
-    return trained(
-        pre_tokenizer=pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Metaspace(prepend_scheme="always"),
-                pre_tokenizers.Digits(individual_digits=True),
-            ]
-        ),
-        decoder=decoders.Sequence(
-            [
-                decoders.Replace("\u2581", " "),
-                decoders.ByteFallback(),
-                decoders.Fuse(),
-                decoders.Strip(" ", 1, 0),
-            ]
-        ),
-    )
-
-
-KINDS = {kind.__name__: kind() for kind in (byte_level, split_digits, prefixed)}
+MADE = {name: make() for name, make in KINDS.items()}
 
 
 def test_a_prompt_reads_as_published():
@@ -147,7 +87,7 @@ def test_a_deeper_needle_never_stands_earlier(room, one, other):
 @pytest.mark.parametrize("kind", KINDS)
 @given(length=st.integers(260, 900), depth=st.floats(0, 1), key=st.integers(10_000, 99_999))
 def test_a_prompt_of_any_tokenizer_has_the_tokens_of_its_text(kind, length, depth, key):
-    tokenizer = KINDS[kind]
+    tokenizer = MADE[kind]
     filler = classic_filler(tokenizer, length)
     prompt = build_prompt(tokenizer, filler, length=length, depth=depth, key=key, begin=[1])
     assert len(prompt.tokens) == length and prompt.tokens[0] == 1
@@ -164,7 +104,7 @@ def test_a_prompt_of_any_tokenizer_has_the_tokens_of_its_text(kind, length, dept
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_answer_has_the_tokens_that_follow_the_question_in_running_text(kind):
-    tokenizer = KINDS[kind]
+    tokenizer = MADE[kind]
     prompt = build_prompt(
         tokenizer, classic_filler(tokenizer, 400), length=400, depth=0.5, key=48213
     )
@@ -174,7 +114,7 @@ def test_the_answer_has_the_tokens_that_follow_the_question_in_running_text(kind
         for text in (QUESTION, QUESTION + " 48213")
     )
     assert [*question, *answer] == running
-    if kind == "prefixed":
+    if kind == "metaspace_digits":
         pieces = [tokenizer.id_to_token(token) for token in answer]
         assert pieces == ["\u2581", *"48213"], "one space, where the answer alone would have two"
 

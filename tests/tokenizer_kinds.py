@@ -78,6 +78,13 @@ def metaspace() -> Tokenizer:
     )
 
 
+def metaspace_digits() -> Tokenizer:
+    """Return one that puts a space before every text and gives each digit a token."""
+    spaces = pre_tokenizers.Metaspace(prepend_scheme="always")
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    return _trained(pre_tokenizer=pre_tokenizers.Sequence([spaces, digits]), decoder=_of_spaces())
+
+
 def begins_with_bos() -> Tokenizer:
     """Return a byte-level one that puts BOS before every text by a template."""
     made = byte_level()
@@ -89,7 +96,10 @@ def begins_with_bos() -> Tokenizer:
 
 KINDS = {
     kind.__name__: kind
-    for kind in (byte_level, digits_split, space_normalized, metaspace, begins_with_bos)
+    for kind in (
+        *(byte_level, digits_split, space_normalized),
+        *(metaspace, metaspace_digits, begins_with_bos),
+    )
 }
 
 

@@ -33,16 +33,14 @@ class CodeIndex:
     def computed(self, modules: Iterable[str]) -> str:
         """Return the hash of `modules` (dotted names) and of all they import inside the package."""
         lines = [f"{module} {part}" for module, part in self.parts(modules).items()]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return _hash_of_lines(lines)
 
     def identity_of_scripts(self, scripts: Iterable[Path]) -> str:
         """Return the hash of scripts outside the package and of all they import inside it."""
         trees = {path.name: ast.parse(path.read_bytes()) for path in scripts}
         imported = {name for tree in trees.values() for name in self._imported(tree)}
         lines = [f"{name} {_tree_hash(tree)}" for name, tree in sorted(trees.items())]
-        return hashlib.sha256("\n".join([*lines, self.computed(imported)]).encode()).hexdigest()[
-            :16
-        ]
+        return _hash_of_lines([*lines, self.computed(imported)])
 
     def known_as(self, computed: str) -> str:
         """Return the identity that a computed one was accepted to stand for, else itself."""
@@ -95,6 +93,10 @@ class CodeIndex:
             for name in names:
                 if name.split(".")[0] == self._name and self._path(name) is not None:
                     yield name
+
+
+def _hash_of_lines(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _tree_hash(tree: ast.Module) -> str:
