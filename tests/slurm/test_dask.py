@@ -36,15 +36,16 @@ DELAY = "import time\ntime.sleep(5)\n"
 
 
 def documented(place: Workplace) -> str:
-    """Return the script with the node and the experiment of a place."""
+    """Return the script with the node of a place."""
     text = (ROOT / "docs" / "cluster.md").read_text()
     (script,) = re.findall(r"^```\n(#!/bin/bash\n.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return script.replace("search/NODE", place.key(SEARCH)).replace("EXPERIMENT", "small")
+    return script.replace("search/NODE", place.key(SEARCH))
 
 
 def submitted(place: Workplace, cluster: Cluster) -> str:
     """Submit the script, beside what a first run of its job left behind, and return the job's id."""
     (place.folder / "search.sh").write_text(documented(place))
+    place.plan("plan.json")
     witness, delay = place.folder / "witness.py", place.folder / "delay.py"
     witness.write_text(WITNESS.format(path=str(place.folder / "scored.txt")))
     delay.write_text(DELAY)

@@ -85,6 +85,11 @@ class Workplace:
             )
         self._started.append(process)
 
+    def plan(self, output: str) -> None:
+        """Write the plan of the configuration as a user does."""
+        command = [sys.executable, "-m", "longrope", "plan", "small.yaml", "--output", output]
+        subprocess.run(command, cwd=self.folder, env=self.environment, check=True)
+
     def run(self, *arguments: str, profiles: bool = True) -> int:
         """Run Snakemake to its end and return its exit status."""
         self.start(*arguments, profiles=profiles)
