@@ -4,9 +4,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from distributed import Client
 from fake_workers import DIES_AT_START, fake_scorer, marks, threads_of, unit
 from search_stage import searched, write_inputs
 from searches import ONE, OTHER, PROBLEM, Scripted
@@ -19,6 +21,9 @@ from longrope.search.algorithm import Candidate
 from longrope.search.driver import search
 from longrope.search.objective import Objective
 from longrope.search.workers import Score
+
+PATIENCE = 180
+"""seconds for two workers to start on a loaded machine"""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +49,11 @@ def scheduler(tmp_path_factory):
 
     started = [start("scheduler", "--host", "127.0.0.1", "--port", "0")]
     started += [start("worker", "--host", "127.0.0.1", "--nthreads", "1") for _ in range(2)]
+    # a worker that is still to come would take what a test has for those that are there
+    while not file.is_file():
+        time.sleep(0.1)
+    with Client(scheduler_file=str(file), timeout=PATIENCE, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=PATIENCE)
     yield file
     for process in reversed(started):
         process.terminate()
@@ -60,7 +70,7 @@ def pool(scheduler, folder):
     with cluster.opened(
         fake_scorer(folder, threads=3), Workers(timeout=2, scheduler=scheduler)
     ) as pool:
-        pool.client.wait_for_workers(2, timeout=60)
+        pool.client.wait_for_workers(2, timeout=PATIENCE)
         yield pool
 
 
