@@ -1,7 +1,5 @@
 """`python -m longrope`."""
 
-import sys
+from longrope.cli import process
 
-from longrope.cli import main
-
-sys.exit(main())
+process()

@@ -3,9 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from longrope.errors import UserError, refusals_explained
 from longrope.verbs import accept, estimate, factors, keep, look, run, search
+from longrope.verbs.ranks import end_process
 
 GROUPS = (run, search, look, estimate, factors, accept, keep)
 """Modules of `longrope.verbs` in the order of the help."""
@@ -21,6 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"longrope: error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def process() -> NoReturn:
+    """Run one verb as all that this process does."""
+    end_process(main)
 
 
 def _parser() -> argparse.ArgumentParser:

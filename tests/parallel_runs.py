@@ -29,7 +29,7 @@ from longrope.rotary import install
 from longrope.settings.training import ParallelSettings
 from longrope.training_data import Chunks, Mix, Mixed
 from longrope.verbs import run
-from longrope.verbs.ranks import leave
+from longrope.verbs.ranks import end_process
 from longrope.watching import Watch
 
 SETTINGS: dict[str, Any] = {
@@ -222,8 +222,8 @@ def torchrun(
     )
 
 
-def main(cases: list[dict[str, Any]], results: Path) -> None:
-    """Compute cases and write their results after each."""
+def main(cases: list[dict[str, Any]], results: Path) -> int:
+    """Compute cases and write their results after each; return the exit code."""
     done = []
     for one in cases:
         for name, end in (("kill", kill), ("fail", fail)):
@@ -237,8 +237,7 @@ def main(cases: list[dict[str, Any]], results: Path) -> None:
         forget_sequence_parallelism()
         if done[-1] is not None:
             results.write_text(json.dumps(done))
-    # as `longrope run` does: threads of a group that is still there may abort the process at its exit
-    leave()
+    return 0
 
 
 def _done(one: dict[str, Any]) -> dict[str, Any] | None:
@@ -249,4 +248,4 @@ def _done(one: dict[str, Any]) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), Path(sys.argv[2]))
+    end_process(lambda: main(json.loads(sys.argv[1]), Path(sys.argv[2])))

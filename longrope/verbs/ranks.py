@@ -5,13 +5,14 @@ others whether there is anything to compute; they run the stage beside it in the
 its end.
 """
 
+import atexit
 import importlib
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from longrope.errors import UserError
 from longrope.provenance import facts
@@ -95,11 +96,36 @@ class Ranks:
         return said
 
 
-def leave() -> None:
-    """End the connections between processes, if a stage made any."""
+def end_process(main: Callable[[], int]) -> NoReturn:
+    """Run all that a process does, and end it with the exit code that is returned."""
+    code = 1
+    # Called last but for what was registered before, and after a traceback was written.
+    atexit.register(lambda: _leave(code))
+    try:
+        code = main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    sys.exit(code)
+
+
+def _leave(code: int) -> None:
+    """End this process without the interpreter's finalization, if a stage connected it to others.
+
+    A thread of gloo holds a tensor for a moment after its sum was waited for, and needs the interpreter's
+    lock to drop it. Once the interpreter is finalizing, Python ends a thread that asks for the lock, here
+    within a C++ destructor, and the process aborts: "terminate called without an active exception", exit code
+    -6. Destroying the groups does not end their threads while DeepSpeed refers to them. All results are
+    written by then.
+    """
     torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_initialized():
+    if torch is None or not torch.distributed.is_initialized():
+        return
+    if code == 0:  # after a mistake others may still wait for this process
         torch.distributed.destroy_process_group()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def _forget_launcher() -> None:

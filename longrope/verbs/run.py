@@ -17,7 +17,7 @@ from longrope.store.code import CodeIndex
 from longrope.store.files import RawFiles
 from longrope.store.identity import digest
 from longrope.verbs.common import SCORING, add_store, read_plan
-from longrope.verbs.ranks import Ranks, leave
+from longrope.verbs.ranks import Ranks
 
 PACKAGES = Path("resources/packages")
 
@@ -77,7 +77,6 @@ def _run(options: argparse.Namespace) -> None:
     prepare(options.threads)
     nodes = read_plan(options.plan)["nodes"]
     mistakes = [str(error) for key in options.nodes if (error := _attempt(key, nodes, options))]
-    leave()
     if mistakes:
         raise UserError(" ".join(mistakes))
 
