@@ -18,6 +18,10 @@ RUN := $(VENV)/bin/python -m
 CONFIG ?= config/config.yaml
 # Rules call the interpreter that runs Snakemake; scripts find theirs through PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Snakemake and the hub's library keep files below the home, which may be read-only or not there.
+ifneq ($(shell folder="$${XDG_CACHE_HOME:-$$HOME/.cache}"; mkdir -p "$$folder" 2> /dev/null; [ -w "$$folder" ] || echo no),)
+export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
+endif
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := true
 

@@ -13,6 +13,7 @@ if not workflow.overwrite_configfiles:
 report: "workflow/report/workflow.rst"
 
 
+include: "rules/checks.smk"
 include: "rules/common.smk"
 include: "rules/launch.smk"
 include: "rules/fetch.smk"

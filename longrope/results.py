@@ -1,9 +1,10 @@
 """The plan file and what its nodes left behind, as tables and figures read them; imports no torch."""
 
+import contextlib
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -156,10 +157,17 @@ def table_note(plan: PlanFile) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that whoever else reads it, or writes it too, sees whole."""
+    """Write a text file that whoever else reads it, or writes it too, sees whole."""
+    with written_whole(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a scratch file beside `path` that takes its place when the block ends without an error."""
     scratch = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
-        scratch.write_text(text, encoding="utf-8")
+        yield scratch
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

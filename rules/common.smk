@@ -49,12 +49,16 @@ def submitted_plan():
 
 
 def write_plan():
-    """Write the plan for the jobs, and as the last that ran of its experiment, which `longrope gc` keeps.
+    """Write the plan for the jobs, as the last that ran of its experiment, and beside its tables.
 
-    Called when a run starts, never in a dry run.
+    `longrope gc` reads the last two. Called when a run starts, never in a dry run.
     """
     try:
-        for path in (JOB_PLAN, f"{STORE}/plans/{EXPERIMENT}.json"):
+        for path in (
+            JOB_PLAN,
+            f"{STORE}/plans/{EXPERIMENT}.json",
+            f"{REPORT}/plan.json",
+        ):
             nodes.write_if_changed(PLAN, Path(path))
     except OSError as error:
         raise WorkflowError(
@@ -96,6 +100,11 @@ envvars:
 wildcard_constraints:
     node=r"[^/]+-[0-9a-f]{12}",
     token=r"[0-9a-f]{8}",
+
+
+def interpreter(wildcards):
+    """Return the interpreter that runs Snakemake; a text with a brace would be taken for a wildcard."""
+    return PYTHON
 
 
 def report_folder(wildcards):

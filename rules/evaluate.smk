@@ -31,7 +31,7 @@ if PLAN.evaluations_per_job == 1:
             runtime=asks("evaluate", "runtime"),
         params:
             plan=JOB_PLAN,
-            python=PYTHON,
+            python=interpreter,
             nodes="evaluate/{node}",
         shell:
             EVALUATE
@@ -58,7 +58,7 @@ else:
                 runtime=asks_together(batch, "runtime"),
             params:
                 plan=JOB_PLAN,
-                python=PYTHON,
+                python=interpreter,
                 nodes=[node.key for node in batch],
             shell:
                 EVALUATE

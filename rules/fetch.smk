@@ -27,7 +27,7 @@ rule fetch_files:
         runtime=asks("fetch", "runtime"),
     params:
         plan=JOB_PLAN,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "OMP_WAIT_POLICY=PASSIVE {params.python:q} -m longrope run"
         " fetch/{wildcards.node:q}"

@@ -30,7 +30,7 @@ rule tabulate_perplexity:
         script=f"{SCRIPTS}/tabulate_perplexity.py",
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -61,7 +61,7 @@ rule tabulate_passkey:
         script=f"{SCRIPTS}/tabulate_passkey.py",
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -92,7 +92,7 @@ rule tabulate_benchmarks:
         script=f"{SCRIPTS}/tabulate_benchmarks.py",
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -129,7 +129,7 @@ rule tabulate_cost:
         hardware=HARDWARE,
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -162,7 +162,7 @@ rule plot_perplexity:
         table=table_file("perplexity"),
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -195,7 +195,7 @@ rule plot_passkey:
         table=table_file("passkey"),
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -229,7 +229,7 @@ rule plot_factors:
         script=f"{SCRIPTS}/plot_factors.py",
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -261,7 +261,7 @@ rule plot_convergence:
         script=f"{SCRIPTS}/plot_convergence.py",
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -292,7 +292,7 @@ rule plot_training:
         script=f"{SCRIPTS}/plot_training.py",
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -325,7 +325,7 @@ rule tabulate_provenance:
         script=f"{SCRIPTS}/tabulate_provenance.py",
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -356,7 +356,7 @@ rule plot_provenance:
         script=f"{SCRIPTS}/plot_provenance.py",
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -381,7 +381,7 @@ rule name_results:
     params:
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} -m longrope names"
         " {params.plan:q}"

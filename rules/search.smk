@@ -25,7 +25,7 @@ rule search_factors:
         worker_timeout=0,  # seconds for one document; 0: none
     params:
         plan=JOB_PLAN,
-        python=PYTHON,
+        python=interpreter,
         limit=limit_of_workers,
     shell:
         "OMP_WAIT_POLICY=PASSIVE {params.python:q} -m longrope run"

@@ -28,7 +28,7 @@ rule tabulate_search:
         script=f"{SCRIPTS}/tabulate_search.py",
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -60,7 +60,7 @@ rule tabulate_search_summary:
         table=table_file("search"),
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -93,7 +93,7 @@ rule plot_search:
         table=table_file("search"),
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"
@@ -125,7 +125,7 @@ rule plot_search_convergence:
         script=f"{SCRIPTS}/plot_search_convergence.py",
         plan=JOB_PLAN,
         report=report_folder,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "{params.python:q} {params.script:q}"
         " --plan {params.plan:q}"

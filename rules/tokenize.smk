@@ -24,7 +24,7 @@ rule tokenize_corpus:
         runtime=asks("tokenize", "runtime"),
     params:
         plan=JOB_PLAN,
-        python=PYTHON,
+        python=interpreter,
     shell:
         "OMP_WAIT_POLICY=PASSIVE {params.python:q} -m longrope run"
         " tokenize/{wildcards.node:q}"

@@ -167,6 +167,25 @@ def test_the_one_start_that_a_curve_search_scores_on_all_documents_has_its_name(
     assert starts["perplexity"].tolist() == [begun["perplexity"]]
 
 
+@pytest.mark.parametrize("form", ["svg", "png"])
+def test_a_figure_that_is_killed_while_it_is_written_is_not_there(tmp_path, form):
+    kill = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import figures\n"
+        "def savefig(path, **options):\n"
+        "    open(path, 'w').write('half')\n"
+        "    if sys.argv[4] in str(path):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "figure, _ = figures.panels(1)\n"
+        "figure.savefig = savefig\n"
+        "figures.save(figure, figures.Path(sys.argv[2]), figures.Path(sys.argv[3]))"
+    )
+    scripts = ROOT / "workflow" / "scripts"
+    files = [tmp_path / "a.svg", tmp_path / "a.png"]
+    done = subprocess.run([sys.executable, "-c", kill, scripts, *files, f".{form}"], check=False)
+    assert done.returncode == -9
+    assert [path.name for path in files if path.exists()] == ["a.svg"] * (form == "png")
+
+
 def test_figures_follow_neither_a_users_matplotlibrc_nor_jupyters_backend(tmp_path):
     (tmp_path / "matplotlibrc").write_text("axes.facecolor: black\nfont.size: 40\n")
     draw = (

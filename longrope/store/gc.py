@@ -65,6 +65,8 @@ class Dead:
     """score memories of dead models or tokens"""
     curves: list[Path]
     """folders of curves of dead nodes"""
+    reports: list[Path]
+    """folders of tables and figures of dead plans"""
     plans: list[Path]
     """plan files that no job reads"""
     trash: list[Path]
@@ -74,7 +76,7 @@ class Dead:
     def paths(self) -> list[Path]:
         """Everything, in the order of its deletion."""
         nodes = [path for paths in self.nodes.values() for path in paths]
-        return [*nodes, *self.memories, *self.curves, *self.plans, *self.trash]
+        return [*nodes, *self.memories, *self.curves, *self.reports, *self.plans, *self.trash]
 
 
 # Running jobs -------------------------------------------------------------------------------------
@@ -125,12 +127,14 @@ def plan_text(path: Path) -> str:
 
 
 def dead(store: Path, kinds: Iterable[str], live: Live) -> Dead:
-    """Return what nothing needs; while a job is running, all plan files stay."""
+    """Return what nothing needs; while a job is running, all plan files and reports stay."""
+    busy = bool(held(store))
     return Dead(
         nodes=_dead_nodes(store, kinds, live),
         memories=_dead_memories(store, live),
         curves=_dead_curves(store, live),
-        plans=[] if held(store) else _dead_plans(store, live),
+        reports=[] if busy else _dead_reports(store, live),
+        plans=[] if busy else _dead_plans(store, live),
         trash=_trash(store),
     )
 
@@ -189,6 +193,47 @@ def _dead_curves(store: Path, live: Live) -> list[Path]:
     return sorted(path for path in found if _NODE.fullmatch(path.name) and path.name not in names)
 
 
+def _dead_reports(store: Path, live: Live) -> list[Path]:
+    """Return reports of plans that are not live, not the last of their experiment and not linked to.
+
+    A report's plan stands in its folder since its run began; a report without it is kept.
+    """
+    stays = {*live.plans, *_last_plans(store)}
+    linked = _link_targets(store)
+    return [
+        folder
+        for folder in _directories(store / "reports")
+        if _NODE.fullmatch(folder.name)
+        and (name := _plan_name(folder / "plan.json"))
+        and name not in stays
+        and not any(target.is_relative_to(folder.resolve()) for target in linked)
+        and _age(folder) > DAY
+    ]
+
+
+def _last_plans(store: Path) -> set[str]:
+    """Return what the last plan of every experiment is named as a plan of jobs."""
+    files = reading.entries(store / "plans", "*.json")
+    return {_plan_name(path) for path in files if not is_job_plan(path)}
+
+
+def _plan_name(path: Path) -> str:
+    """Return what a plan's file is named as a plan of jobs, or "" if it is none or gone."""
+    text = plan_text(path)
+    return digest(text)[:DIGEST_CHARACTERS] if json.loads(text)["nodes"] else ""
+
+
+def _link_targets(store: Path) -> list[Path]:
+    """Return where the links by the names of experiments lead."""
+    links = [link for part in ("tables", "figures") for link in reading.entries(store / part)]
+    return [link.resolve() for link in links if link.is_symlink()]
+
+
+def _age(folder: Path) -> float:
+    """Return the seconds since a file in a folder was last written."""
+    return time.time() - max(path.lstat().st_mtime for path in reading.files_below(folder))
+
+
 def _dead_plans(store: Path, live: Live) -> list[Path]:
     oldest = time.time() - DAY
     return [
@@ -228,7 +273,7 @@ def delete(store: Path, dead: Dead) -> None:
     try:
         for key, paths in dead.nodes.items():
             _discard(store, key, paths)
-        for folder in (*dead.memories, *dead.curves):
+        for folder in (*dead.memories, *dead.curves, *dead.reports):
             commit.to_trash(store, folder)
         for plan in dead.plans:
             plan.unlink(missing_ok=True)

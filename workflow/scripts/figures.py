@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from longrope.results import written_whole
 from longrope.ticks import log_ticks, minor_log_ticks, tick_label
 
 LABELS = {
@@ -225,7 +226,9 @@ def length_label(length: float, position: object = None) -> str:
 
 
 def save(figure: Figure, svg: Path, png: Path) -> None:
-    """Write a figure as SVG and PNG; equal figures give equal bytes."""
-    figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    figure.savefig(png, dpi=150, metadata={"Software": None})
+    """Write a figure as SVG and PNG, each whole or not at all; equal figures give equal bytes."""
+    with written_whole(svg) as scratch:
+        figure.savefig(scratch, format="svg", metadata={"Date": None, "Creator": None})
+    with written_whole(png) as scratch:
+        figure.savefig(scratch, format="png", dpi=150, metadata={"Software": None})
     plt.close(figure)
