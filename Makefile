@@ -19,7 +19,7 @@ CONFIG ?= config/config.yaml
 # Rules call the interpreter that runs Snakemake; scripts find theirs through PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Snakemake and the hub's library keep files below the home, which may be read-only or not there.
-ifneq ($(shell folder="$${XDG_CACHE_HOME:-$$HOME/.cache}"; mkdir -p "$$folder" 2> /dev/null; [ -w "$$folder" ] || echo no),)
+ifneq ($(shell folder="$${XDG_CACHE_HOME:-$$HOME/.cache}"; { mkdir -p "$$folder" && [ -w "$$folder" ]; } 2> /dev/null || echo no),)
 export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
 endif
 export OMP_WAIT_POLICY := PASSIVE

@@ -52,7 +52,15 @@ def test_another_clone_as_working_directory_is_refused_with_both_named(tmp_path)
         each.mkdir()
         clone(each)
     workflow_files.write_experiment(other)
-    said = refusal(run(other, "small.yaml", "-n", code=here))
+    # as with `snakemake -d`: started in one clone and working in the other
+    done = subprocess.run(
+        workflow_runs.command(other, "-n", code=here),
+        cwd=here,
+        capture_output=True,
+        text=True,
+        env=workflow_runs.environment(here),
+    )
+    said = refusal(done)
     assert f"the working directory, {other}, holds another copy of longrope" in said
     assert f"the one that plans this run, {here / 'longrope'}" in said
     assert run(other, "small.yaml", "-n", code=other).returncode == 0
@@ -121,7 +129,7 @@ def test_make_gives_snakemake_a_cache_where_the_home_cannot_be_written(
     home, cache, chosen = (text and text.format(tmp_path) for text in (home, cache, chosen))
     others = {name: os.environ[name] for name in os.environ if name != "XDG_CACHE_HOME"}
     done = subprocess.run(
-        ["make", "--eval", 'show: ; @echo "$$XDG_CACHE_HOME"', "show"],
+        ["make", "--eval", 'show: ; @echo "$${XDG_CACHE_HOME:-}"', "show"],
         cwd=ROOT,
         capture_output=True,
         text=True,
