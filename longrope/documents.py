@@ -10,11 +10,12 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from longrope.errors import UserError
+from longrope.errors import UserError, refusals_explained
 
 ZSTANDARD_BYTES = 2**16
 """compressed bytes at a time"""
@@ -22,6 +23,10 @@ ZSTANDARD_WINDOW = 2**31
 """bytes; the longest that `zstd --long=31` writes, where decoders allow 2**27 by themselves"""
 SURROGATE = re.compile("[\ud800-\udfff]")
 """half of a character, which JSON can write and UTF-8 cannot"""
+ARRAY_START = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*")
+DELIMITER = re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
+"""after an element of a JSON array"""
+EMPTY_ARRAY = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*\][ \t\r\n]*")
 
 EmptyRows = Literal["skip", "refuse"]
 
@@ -41,7 +46,7 @@ class Row:
     name: str
     where: str
     value: object
-    """None where the file has a null or a blank line"""
+    """None for a null, as the row or as its text, and for a blank line"""
 
 
 class Documents:
@@ -69,14 +74,13 @@ class Documents:
         """Yield every document.
 
         Raises:
-            UserError: naming the file and row that cannot be read or has no column of text.
+            UserError: naming the file and row that cannot be read or has no column of text. A file of
+                another kind is refused before any file is read.
         """
-        for path in self._files:
-            reader = reader_of(path)
-            if reader is None:
-                raise UserError(f"{path}: a corpus file must end in one of {known_ends()}.")
+        readers = [_require_reader(path) for path in self._files]
+        for path, reader in zip(self._files, readers, strict=True):
             has_rows = False
-            for row in reader(path, self._column):
+            for row in _rows(reader, path, self._column):
                 has_rows = True
                 if (document := self._document(row)) is not None:
                     yield document
@@ -107,14 +111,32 @@ class Documents:
 # Kinds of files -----------------------------------------------------------------------------------
 
 
-def reader_of(path: PurePath) -> "Reader | None":
-    """Return the reader of a file by the end of its name, None if there is none."""
-    return next((reader for end, reader in READERS.items() if path.name.endswith(end)), None)
+def file_end(path: PurePath) -> str | None:
+    """Return the key of `READERS` that a file's name ends with in any case, None if there is none."""
+    name = path.name.lower()
+    return next((end for end in READERS if name.endswith(end)), None)
 
 
-def known_ends() -> str:
-    """Return the ends of the names of all files that are read, as a sentence lists them."""
-    return ", ".join(READERS)
+def _require_reader(path: Path) -> "Reader":
+    end = file_end(path)
+    if end is None:
+        raise UserError(f"{path}: a corpus file must end in one of {', '.join(READERS)}.")
+    return READERS[end]
+
+
+def _rows(reader: "Reader", path: Path, column: str) -> Iterator[Row]:
+    """Yield the rows of a file; raise UserError if it is absent or the operating system refuses it."""
+    with refusals_explained():
+        try:
+            yield from reader(path, column)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(
+                f"{path} does not exist any more; restore it, or correct source.files and run again."
+            ) from None
+        except OSError as error:
+            # a read that fails midway does not say which file it was
+            error.filename = str(path)
+            raise
 
 
 def readable(names: Sequence[str], *, whole_folder: bool) -> list[str]:
@@ -128,7 +150,7 @@ def readable(names: Sequence[str], *, whole_folder: bool) -> list[str]:
         UserError: naming the first file that was asked for by name or pattern and cannot be read, or if
             there is none at all.
     """
-    found = [name for name in names if reader_of(PurePath(name)) is not None]
+    found = [name for name in names if file_end(PurePath(name)) is not None]
     unknown = sorted(set(names) - set(found))
     if unknown and not whole_folder:
         raise UserError(f"{unknown[0]} cannot be read; {_WHAT_TO_GIVE}")
@@ -140,7 +162,7 @@ def readable(names: Sequence[str], *, whole_folder: bool) -> list[str]:
 def _read_txt(path: Path, column: str) -> Iterator[Row]:
     del column
     where = str(path)
-    yield Row(path.stem.removesuffix(".txt"), where, _decoded(b"".join(_blocks(path)), where))
+    yield Row(_stem(path), where, _decoded(b"".join(_blocks(path)), where))
 
 
 def _read_jsonl(path: Path, column: str) -> Iterator[Row]:
@@ -153,14 +175,36 @@ def _read_jsonl(path: Path, column: str) -> Iterator[Row]:
 
 def _read_json(path: Path, column: str) -> Iterator[Row]:
     """Read one array of objects, or, as many hub files with this end are, one object a line."""
-    first = next((block.lstrip(b"\xef\xbb\xbf \t\r\n") for block in _blocks(path)), b"")
+    # a decompressor may begin with empty blocks
+    blocks = (block.lstrip(b"\xef\xbb\xbf \t\r\n") for block in _blocks(path))
+    first = next((block for block in blocks if block), b"")
     if not first.startswith(b"["):
         yield from _read_jsonl(path, column)
         return
-    values = _parsed(_decoded(b"".join(_blocks(path)), str(path)), str(path))
-    for row, value in enumerate(values, start=1):
-        where = f"{path}, row {row}"
+    text = _decoded(b"".join(_blocks(path)), str(path))
+    for row, (where, value) in enumerate(_elements(text, path), start=1):
         yield Row(f"{_stem(path)}-{row}", where, _column(value, column, where))
+
+
+def _elements(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield where each element of a JSON array stands and what it is: an error names its row."""
+    if EMPTY_ARRAY.fullmatch(text):
+        return
+    start = ARRAY_START.match(text)
+    if start is None:
+        raise _not_json(str(path))
+    at, row, more = start.end(), 0, True
+    while more:
+        row += 1
+        where = f"{path}, row {row}"
+        value, at = _parsed(text, where, partial(json.JSONDecoder().raw_decode, idx=at))
+        yield where, value
+        delimiter = DELIMITER.match(text, at)
+        if delimiter is None:
+            raise _not_json(where)
+        at, more = delimiter.end(), delimiter[1] == ","
+    if at < len(text):
+        raise _not_json(f"{path}, after row {row},")
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[Row]:
@@ -169,7 +213,10 @@ def _read_parquet(path: Path, column: str) -> Iterator[Row]:
 
     try:
         table = ParquetFile(path)
-    except (ArrowException, ValueError):
+    except (ArrowException, OSError, ValueError) as error:
+        # an error of the system says nothing of the data
+        if isinstance(error, OSError) and error.errno:
+            raise
         raise UserError(f"{path} is not a Parquet file; convert or fetch it again.") from None
     if column not in table.schema_arrow.names:
         known = ", ".join(table.schema_arrow.names)
@@ -180,7 +227,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[Row]:
         for value in batch.column(0):
             row += 1
             where = f"{path}, row {row}"
-            yield Row(f"{path.stem}-{row}", where, _plain(value, where))
+            yield Row(f"{_stem(path)}-{row}", where, _plain(value, where))
 
 
 def _next_batch(batches: Iterator[Any], path: Path, row: int) -> Any | None:
@@ -225,10 +272,16 @@ _WHAT_TO_GIVE = (
 
 def _stem(path: Path) -> str:
     """Return a file's name without its end and that of its compression."""
-    return path.stem.removesuffix(".jsonl").removesuffix(".json")
+    return path.name[: -len(file_end(path) or "")] or path.name
 
 
 def _decoded(data: bytes, where: str) -> str:
+    # valid UTF-8, but no text: UTF-16 without a mark, or a file that was cut by a crash
+    if (byte := data.find(0)) >= 0:
+        raise UserError(
+            f"{where} holds a NUL byte (byte {byte}), as UTF-16 does and UTF-8 text does not; convert "
+            "it, for example with iconv, or write it again."
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -237,13 +290,11 @@ def _decoded(data: bytes, where: str) -> str:
         ) from None
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: str, where: str, decode: Callable[[str], Any] = json.loads) -> Any:
     try:
-        return json.loads(text)
+        return decode(text)
     except json.JSONDecodeError:
-        raise UserError(
-            f"{where} is not JSON; expected one object a line, or an array of them."
-        ) from None
+        raise _not_json(where) from None
     except RecursionError:
         raise UserError(f"{where} is nested too deeply to be read; remove it.") from None
     except ValueError as error:  # a number of more digits than Python converts
@@ -251,7 +302,13 @@ def _parsed(text: str, where: str) -> Any:
         raise UserError(f"{where} cannot be read: {reason}; remove it.") from None
 
 
+def _not_json(where: str) -> UserError:
+    return UserError(f"{where} is not JSON; expected one object a line, or an array of them.")
+
+
 def _column(value: object, column: str, where: str) -> object:
+    if value is None:
+        return None
     if not isinstance(value, dict) or column not in value:
         raise UserError(f"{where} has no column {column!r}; correct source.column.")
     return value[column]
@@ -259,15 +316,19 @@ def _column(value: object, column: str, where: str) -> object:
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """Yield the contents of a file, which may be compressed as the end of its name says."""
+    suffix = path.suffix.lower()
     try:
-        if path.suffix == ".zst":
+        # even nothing at all has a header once it is compressed
+        if suffix in (".gz", ".zst") and path.stat().st_size == 0:
+            raise EOFError
+        if suffix == ".zst":
             yield from _decompressed(path)
             return
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        with gzip.open(path) if suffix == ".gz" else path.open("rb") as stream:
             while block := stream.read(2**20):
                 yield block
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        kind = "Zstandard" if path.suffix == ".zst" else "gzip"
+        kind = "Zstandard" if suffix == ".zst" else "gzip"
         raise UserError(f"{path} is not a whole {kind} file; compress or fetch it again.") from None
 
 

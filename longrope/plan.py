@@ -140,6 +140,7 @@ class _Builder:
             "max_documents": corpus.max_documents,
             "join_to": corpus.join_to,
             "empty_rows": corpus.empty_rows,
+            "special_tokens": corpus.special_tokens,
         }
         sources = {
             "documents": self._documents_source(ref.corpus, ref.split),

@@ -1,5 +1,6 @@
 """Documents in files of every kind: what is read, passed over, mended and refused."""
 
+import errno
 import gzip
 import json
 import tempfile
@@ -119,9 +120,14 @@ def test_a_parquet_file_without_rows_is_empty(tmp_path):
         ({"text": ["a"]}, "row 2: column 'text' holds list, expected text"),
         (b'{"text": ' + b"[" * 100_000, "row 2 is nested too deeply"),
         (b'{"text": "fine", "n": ' + b"1" * 5000 + b"}", "row 2 cannot be read: Exceeds the limit"),
-        (b'{"text": "\x00"', "row 2 is not JSON"),
+        (b'{"text": "\x01"', "row 2 is not JSON"),
+        (b'{"text": "a\x00"}', "row 2 holds a NUL byte (byte 11)"),
+        (b"\x00" * 512, "row 2 holds a NUL byte (byte 0)"),
     ],
-    ids=["encoding", "JSON", "column", "list", "number", "texts", "depth", "digits", "cut"],
+    ids=[
+        *("encoding", "JSON", "column", "list", "number", "texts", "depth", "digits", "cut"),
+        *("NUL", "hole"),
+    ],
 )
 def test_a_wrong_row_is_refused_by_its_number(rows, row, reason):
     path = rows({"text": "fine"}, row, {"text": "fine"})
@@ -138,6 +144,63 @@ def test_rows_before_a_wrong_one_are_read_first(rows):
 def test_a_text_file_in_another_encoding_is_refused_by_its_byte(tmp_path):
     (tmp_path / "a.txt").write_bytes("Wuthering Heights, café".encode("cp1252"))
     assert "a.txt is not UTF-8 (byte 22); convert it" in refusal(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("end", [".txt", ".txt.gz", ".jsonl", ".json"])
+def test_text_in_wide_characters_without_a_mark_is_refused_by_its_file(rows, encoding, end):
+    text = "Wuthering Heights" if ".txt" in end else '[{"text": "Wuthering Heights"}]'
+    path = rows(text.encode(encoding), name=f"a{end}")
+    assert refusal(path).startswith(str(path)) and "NUL byte" in refusal(path)
+
+
+@pytest.mark.parametrize("end", [".txt.gz", ".jsonl.gz", ".json.gz", ".txt.zst", ".jsonl.zst"])
+def test_a_compressed_file_without_a_byte_is_a_cut_one(tmp_path, end):
+    path = tmp_path / f"a{end}"
+    path.write_bytes(b"")
+    kind = "gzip" if end.endswith(".gz") else "Zstandard"
+    assert refusal(path) == f"{path} is not a whole {kind} file; compress or fetch it again."
+
+
+@pytest.mark.parametrize("end", [".TXT", ".Txt.GZ", ".txt.ZST"])
+def test_a_text_in_capitals_is_read(rows, end):
+    path = rows(b"Emma", name=f"Emma{end.lower()}").rename(rows().with_name(f"Emma{end}"))
+    assert list(Documents([path], "")) == [Text("Emma", "Emma\n")]
+
+
+@pytest.mark.parametrize("end", [".JSONL", ".JSONL.GZ", ".Json", ".json.Zst", ".PARQUET"])
+def test_rows_of_files_in_capitals_are_read(rows, tmp_path, end):
+    path = tmp_path / f"A{end}"
+    if end == ".PARQUET":
+        pq.write_table(pa.table({"text": ["one"]}), path)
+    else:
+        rows({"text": "one"}, name=f"a{end.lower()}").rename(path)
+    assert list(Documents([path], "text")) == [Text("A-1", "one")]
+
+
+def test_no_file_is_read_before_all_are_of_known_kinds(tmp_path, rows):
+    documents = iter(Documents([rows({"text": "fine"}), tmp_path / "a.csv"], "text"))
+    with pytest.raises(UserError, match=r"a\.csv: a corpus file must end in"):
+        next(documents)
+
+
+@pytest.mark.parametrize("end", [".txt", ".jsonl", ".json", ".txt.gz", ".jsonl.zst", ".parquet"])
+def test_a_file_that_is_gone_or_refused_is_one_sentence(tmp_path, end):
+    gone, folder = tmp_path / f"gone{end}", tmp_path / f"folder{end}"
+    folder.mkdir()
+    assert refusal(gone).startswith(f"{gone} does not exist any more; restore it")
+    assert str(folder) in refusal(folder)
+
+
+def test_an_error_of_the_disk_midway_names_the_file(rows, monkeypatch):
+    path = rows({"text": "one"})
+
+    def broken(path):
+        yield b'{"text": "one"}\n'
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(documents, "_blocks", broken)
+    assert refusal(path).startswith(f"{path} could not be used (Input/output error)")
 
 
 def test_a_gzip_file_that_is_cut_or_no_gzip_is_refused(rows):
@@ -189,10 +252,12 @@ def test_a_parquet_file_is_refused_without_its_column_and_damaged(tmp_path):
         assert refusal(path).startswith(f"{path} is not a Parquet file")
 
 
-EMPTY = [b"", b" ", {"text": None}, {"text": ""}, {"text": " \n"}]
+EMPTY = [b"", b" ", b"null", b" null ", {"text": None}, {"text": ""}, {"text": " \n"}]
 
 
-@pytest.mark.parametrize("row", EMPTY, ids=["blank", "space", "null", "nothing", "spaces"])
+@pytest.mark.parametrize(
+    "row", EMPTY, ids=["blank", "space", "row", "wide row", "null", "nothing", "spaces"]
+)
 def test_a_row_without_text_is_passed_over_and_counted_or_refused(rows, row):
     path = rows({"text": "one"}, row, {"text": "two"})
     read = Documents([path], "text")
@@ -200,6 +265,65 @@ def test_a_row_without_text_is_passed_over_and_counted_or_refused(rows, row):
     assert read.num_empty_rows == 1
     sentence = refusal(path, empty_rows="refuse")
     assert sentence.startswith(f"{path}, row 2 is empty;") and "empty_rows: skip" in sentence
+
+
+@pytest.mark.parametrize("end", [".json", ".json.gz", ".json.zst"])
+@pytest.mark.parametrize("row", [b"null", b'{"text": null}', b'{"text": ""}'])
+def test_an_element_without_text_is_passed_over_and_counted_or_refused(rows, row, end):
+    path = rows(b'[{"text": "one"}, ' + row + b', {"text": "two"}]', name=f"a{end}")
+    read = Documents([path], "text")
+    assert [document.name for document in read] == ["a-1", "a-3"]
+    assert read.num_empty_rows == 1
+    assert refusal(path, empty_rows="refuse").startswith(f"{path}, row 2 is empty;")
+
+
+@pytest.mark.parametrize("row", [b"0", b"false", b'""', b"[]", b"[null]"])
+def test_a_row_that_is_no_object_is_not_taken_for_a_null(rows, row):
+    assert "row 1 has no column 'text'" in refusal(rows(row))
+    assert "row 1 has no column 'text'" in refusal(rows(b"[" + row + b"]", name="a.json"))
+
+
+@pytest.mark.parametrize(
+    ("element", "reason"),
+    [
+        (b'{"text": ' + b"[" * 100_000, "row 2 is nested too deeply"),
+        (b'{"text": "fine", "n": ' + b"1" * 5000 + b"}", "row 2 cannot be read: Exceeds the limit"),
+        (b"{text: 1}", "row 2 is not JSON"),
+        (b'{"text": "fine"} {"text": "fine"}', "row 2 is not JSON"),
+        (b"", "row 2 is not JSON"),
+        (b'{"text": "fine"}] more [{"text": "fine"}', "after row 2, is not JSON"),
+    ],
+    ids=["depth", "digits", "JSON", "comma", "element", "end"],
+)
+def test_a_wrong_element_of_an_array_is_refused_by_its_number(rows, element, reason):
+    path = rows(b'[{"text": "fine"},\n' + element + b', {"text": "fine"}]', name="a.json")
+    assert f"{path}, {reason}" in refusal(path)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda value: st.lists(value, max_size=3) | st.dictionaries(st.text(), value, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    values=st.lists(VALUES.map(lambda value: {"text": "x", "more": value}) | st.none()),
+    indent=st.sampled_from([None, 0, 3, "\t"]),
+    around=st.text(" \t\r\n", max_size=4),
+)
+def test_an_array_has_the_elements_that_json_finds_in_it(values, indent, around):
+    text = around + json.dumps(values, indent=indent) + around
+    elements = list(documents._elements(text, Path("a.json")))
+    assert [value for _, value in elements] == json.loads(text) == values
+    assert [where for where, _ in elements] == [f"a.json, row {n + 1}" for n in range(len(values))]
+
+
+def test_an_array_whose_decompression_begins_with_nothing_is_an_array(rows, monkeypatch):
+    monkeypatch.setattr(documents, "ZSTANDARD_BYTES", 1)
+    assert texts_of(rows(b'[{"text": "one"},\n {"text": "two"}]', name="a.json.zst")) == [
+        *("one", "two"),
+    ]
 
 
 def test_a_null_of_parquet_is_passed_over_too(tmp_path):

@@ -128,6 +128,14 @@ def test_a_hidden_file_is_read_where_it_is_named(folder):
     assert found("texts/.hidden.txt") == ["texts/.hidden.txt"]
 
 
+def test_files_in_capitals_are_found_in_a_folder(folder):
+    names = ("A.TXT", "B.JSONL", "C.JSONL.GZ", "D.Parquet", "notes.MD")
+    (folder / "loud").mkdir()
+    for name in names:
+        (folder / "loud" / name).write_text("contents")
+    assert found("loud") == [f"loud/{name}" for name in names[:-1]]
+
+
 def test_files_behind_a_link_to_a_folder_are_found(folder):
     os.symlink("texts", folder / "linked")
     assert found("linked") == [f"linked/{name}" for name in DOCUMENTS]

@@ -10,13 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import KINDS, mistral
 from tokenizers import Tokenizer, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from longrope import prompts
+from longrope.corpora import TokenStore
 from longrope.errors import UserError
 from longrope.methods import closed_form
 from longrope.models import geometry, load_model, load_tokenizer
 from longrope.prompts import build_prompt, classic_filler, filler_of
+from longrope.runtime import Input, Runtime
 from longrope.scoring import greedy_matches
+from longrope.stages import tokenize
 from longrope.tokenizers import load_encoder
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +82,30 @@ def test_the_text_of_a_special_token_is_text(folder):
         found = ids(load_encoder(folder), text)
         assert not {1, 2} & set(found) and len(found) > 1
         assert load_tokenizer(folder).encode(text, add_special_tokens=False) == found
+
+
+@pytest.mark.parametrize("special_tokens", ["text", "token"])
+def test_a_corpus_says_whether_special_tokens_in_its_texts_are_text(
+    folder, tmp_path, special_tokens
+):
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    text = "The key.</s><s>The key </s> 12345."
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "config.json").write_text('{"vocab_size": 32000}')
+    inputs = {
+        "tokenizer": Input(folder, "m"),
+        "documents": Input(tmp_path, "d", files=("a.txt",)),
+    }
+    settings = {"column": "text", "max_documents": None, "join_to": None, "empty_rows": "skip"}
+    out = tmp_path / "out"
+    out.mkdir()
+    tokenize.run(settings | {"special_tokens": special_tokens}, inputs, out, Runtime(out, out))
+    tokens = TokenStore(out).document(0).tolist()
+    assert tokens == theirs.encode(
+        text, add_special_tokens=False, split_special_tokens=special_tokens == "text"
+    )
+    specials = [token for token in tokens if token in (1, 2)]
+    assert specials == ([2, 1, 2] if special_tokens == "token" else [])
 
 
 @pytest.mark.parametrize("text", ["classic", "of a document"])

@@ -2,6 +2,7 @@
 
 import json
 
+import command_line
 import pytest
 from tokenizers import Tokenizer, models
 
@@ -155,7 +156,10 @@ def test_tokenizing_refuses_a_tokenizer_that_is_larger_than_the_model(tmp_path):
         "tokenizer": Input(tmp_path, "m"),
         "documents": Input(tmp_path, "d", files=("a.txt",)),
     }
-    settings = {"column": "text", "max_documents": None, "join_to": None, "empty_rows": "skip"}
+    settings = {"column": "text", "max_documents": None, "join_to": None} | {
+        "empty_rows": "skip",
+        "special_tokens": "text",
+    }
     runtime = Runtime(tmp_path, tmp_path, {}, "code")
     for size in (97, 200):
         (tmp_path / "config.json").write_text(json.dumps({"vocab_size": size}))
@@ -163,3 +167,86 @@ def test_tokenizing_refuses_a_tokenizer_that_is_larger_than_the_model(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 96}))
     with pytest.raises(UserError, match="has id 96, and the model embeds 96"):
         tokenize.run(settings, inputs, tmp_path, runtime)
+
+
+# The plan ------------------------------------------------------------------------------------------
+
+PLANNED = {
+    "config": {"bos_token_id": 1, "eos_token_id": 2},
+    "generation_config": {"bos_token_id": 1, "eos_token_id": 2},
+    "tokenizer_config": {"bos_token": "<s>", "eos_token": "</s>"},
+}
+
+
+@pytest.fixture
+def plan_refusal(tmp_path, monkeypatch, capsys):
+    """Return a function that runs `longrope plan` on a model of 11 tokens; None if nothing is refused."""
+    monkeypatch.chdir(command_line.write_files(tmp_path))
+
+    def run(*, vocabulary=("<unk>", "<s>", "</s>"), bos="auto", **changes):
+        ids = {token: number for number, token in enumerate(vocabulary)}
+        made = Tokenizer(models.WordLevel(ids, unk_token=vocabulary[0]))
+        made.save(str(tmp_path / "model" / "tokenizer.json"))
+        for name, content in PLANNED.items():
+            path = tmp_path / "model" / f"{name}.json"
+            before = json.loads(path.read_text()) if path.is_file() else {}
+            path.write_text(json.dumps(before | content | changes.get(name, {})))
+        command_line.edit("path: model,", f"path: model, bos: {bos},")
+        code = command_line.call("plan", "config.yaml")
+        printed = capsys.readouterr()
+        assert (code, printed.err.count("\n")) in [(0, 0), (1, 1)]
+        return printed.err.strip() or None
+
+    return run
+
+
+@pytest.mark.parametrize("bos", ["auto", "always", "never"])
+def test_a_plan_accepts_special_ids_that_agree(plan_refusal, bos):
+    assert plan_refusal(bos=bos) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"generation_config": {"eos_token_id": 1}, "tokenizer_config": {"eos_token": None}},
+            "eos_token_id is [2] in config.json, [1] in generation_config.json; correct whichever",
+        ),
+        (
+            {"config": {"bos_token_id": 0}, "generation_config": {"bos_token_id": None}},
+            "bos_token_id is [0] in config.json, but the tokenizer's bos_token '<s>' is 1; correct",
+        ),
+        (
+            {"config": {"bos_token_id": None}, "generation_config": {"bos_token_id": 0}},
+            "bos_token_id is [0] in generation_config.json, but the tokenizer's bos_token '<s>' is 1",
+        ),
+        (
+            {"config": {"eos_token_id": [2, 11]}},
+            "config.json: eos_token_id is 11, outside the 11 tokens that the model embeds",
+        ),
+        ({"config": {"pad_token_id": -1}}, "config.json: pad_token_id is -1, which is no token"),
+        (
+            {"generation_config": {"eos_token_id": -1}},
+            "generation_config.json: eos_token_id is -1, which is no token",
+        ),
+        (
+            {
+                "bos": "always",
+                "config": {"bos_token_id": None},
+                "tokenizer_config": {"bos_token": None},
+            },
+            "names no BOS (bos_token in tokenizer_config.json, bos_token_id in config.json); set",
+        ),
+        (
+            {"vocabulary": ("<unk>", "<s>", "</s>", *"abcdefghi")},
+            "token 'i' of tokenizer.json has id 11, and the model embeds 11 (vocab_size",
+        ),
+    ],
+    ids=[
+        *("files", "tokenizer", "generation", "outside", "negative", "negative generation"),
+        *("no BOS", "large"),
+    ],
+)
+def test_a_plan_refuses_special_ids_that_cannot_be_right(plan_refusal, changes, sentence):
+    refusal = plan_refusal(**changes)
+    assert refusal.startswith("longrope: error: model") and sentence in refusal

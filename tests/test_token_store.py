@@ -144,7 +144,13 @@ def tokenizer(tmp_path):
     return Input(tmp_path / "model", "digest")
 
 
-SETTINGS = {"column": "text", "max_documents": None, "join_to": None, "empty_rows": "skip"}
+SETTINGS = {
+    "column": "text",
+    "max_documents": None,
+    "join_to": None,
+    "empty_rows": "skip",
+    "special_tokens": "text",
+}
 
 
 def tokenized(tmp_path, tokenizer, documents, **changes):
@@ -162,11 +168,19 @@ def test_fetched_documents_are_tokenized_in_the_order_of_their_names(tmp_path, t
     (folder / "0001-b.txt").write_text("two two")
     (folder / "0000-a.txt").write_text("one two far")
     (folder / "part" / "c.jsonl").write_text('{"text": "one"}\n')
-    (folder / "notes.md").write_text("not a document")
     store = tokenized(tmp_path, tokenizer, Input(tmp_path / "fetched", "digest"))
     assert store.names == ["0000-a", "0001-b", "c-1"]
     assert store.document(0).tolist() == [1, 2, 70_000], "no wrap-around at 65536"
     assert store.document(1).tolist() == [2, 2]
+
+
+def test_a_fetched_file_that_holds_no_documents_is_refused_by_name(tmp_path, tokenizer):
+    folder = tmp_path / "fetched" / "documents"
+    folder.mkdir(parents=True)
+    (folder / "0000-a.txt").write_text("one two far")
+    (folder / "rows.csv").write_text("text")
+    with pytest.raises(UserError, match=r"rows\.csv: a corpus file must end in"):
+        tokenized(tmp_path, tokenizer, Input(tmp_path / "fetched", "digest"))
 
 
 def test_files_of_ones_own_are_tokenized_in_the_order_given(tmp_path, tokenizer):

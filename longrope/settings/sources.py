@@ -100,6 +100,11 @@ class CorpusSettings(Settings):
         "skip",
         description="skip and count rows without text (blank, null), or refuse the first one",
     )
+    special_tokens: Literal["text", "token"] = Field(
+        "text",
+        description="whether <s>, <|endoftext|> and the like inside a document are text, or the special "
+        "tokens that they spell",
+    )
     max_documents: int | None = Field(
         None, gt=0, description="read only the first documents of a split"
     )

@@ -12,9 +12,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from longrope.corpora import write_store
-from longrope.documents import Documents, reader_of
+from longrope.documents import Documents, file_end
 from longrope.runtime import Facts, Input, Inputs, Runtime, Settings
 from longrope.special_ids import check_special_ids
+from longrope.store import reading
 from longrope.tokenizers import load_encoder
 
 
@@ -23,11 +24,13 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> Fact
     del runtime
     check_special_ids(inputs["tokenizer"].path)
     encoder = load_encoder(inputs["tokenizer"].path)
+    encoder.encode_special_tokens = settings["special_tokens"] == "text"
     files = _files(inputs["documents"])
     documents = Documents(files, settings["column"], empty_rows=settings["empty_rows"])
     wanted = islice(documents, settings["max_documents"])
     # A file of text is a document, so their number is known; rows of other files are not counted.
-    total = len(files) if all(".txt" in path.name for path in files) else None
+    texts = [path for path in files if (file_end(path) or "").startswith(".txt")]
+    total = len(files) if texts == files else None
     progress = tqdm(wanted, desc="tokenize", unit="document", total=total, mininterval=1.0)
     size = max(encoder.get_vocab().values()) + 1  # ids may have gaps
     write_store(out, progress, encoder, size, join_to=settings["join_to"])
@@ -47,5 +50,4 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> Fact
 def _files(source: Input) -> list[Path]:
     if source.files:
         return [source.path / name for name in source.files]
-    found = (source.path / "documents").rglob("*")
-    return sorted(path for path in found if reader_of(path) is not None)
+    return sorted(reading.files_below(source.path / "documents"))
