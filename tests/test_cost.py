@@ -477,9 +477,9 @@ def test_memory_of_scoring_the_tiny_model_is_what_a_process_holds(length, chunk)
     loaded, increment = measure("score", length, chunk, "float32")
     found = tiny_shape().scoring_bytes(length, chunk, "float32")
     assert found == pytest.approx(increment, rel=0.25)
-    # More libraries are imported than a search needs. A CUDA build of torch takes more than is said here.
-    if torch.version.cuda is None:
-        assert cost.PROCESS_BYTES["train"] == pytest.approx(loaded, rel=0.25)
+    # What is said holds for a CUDA build of torch; a CPU build takes 350 MiB less.
+    smaller = 350 * 2**20 if torch.version.cuda is None else 0
+    assert cost.PROCESS_BYTES["train"] - smaller == pytest.approx(loaded, rel=0.1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
@@ -585,13 +585,15 @@ def test_fetching_and_tokenizing_never_ask_for_a_gpu(name):
 
 def test_a_tiny_job_asks_for_no_less_than_its_processes_and_ten_minutes():
     job = Job("evaluate", PASSKEY | {"dtype": "float32"})
-    assert requirements(job, tiny_shape(), machine("cpu")) == Requirements(0, 1, 1500, 10)
+    asked = requirements(job, tiny_shape(), machine("cpu"))
+    # 1.5 * 770 MiB, somewhat for the model, and 500
+    assert asked == Requirements(0, 1, pytest.approx(1655, abs=100), 10)
 
 
 def test_a_7b_search_asks_for_one_gpu_and_its_weights_in_host_memory():
     asked = requirements(Job("search", SEARCH), LLAMA, machine("a100-80"))
-    # 1.5 * (400 + 4096 + 12852.5 MiB) and 500; 10.7 days are cut to one week
-    assert asked == Requirements(1, 1, 26522, WEEK)
+    # 1.5 * (770 + 4096 + 12852.5 MiB) and 500; 10.7 days are cut to one week
+    assert asked == Requirements(1, 1, 27077, WEEK)
     shorter = requirements(
         Job("search", SEARCH | {"target_length": 64 * K}), LLAMA, machine("a100-80")
     )
