@@ -44,8 +44,8 @@ and output paths belong to the profiles in `workflow/profiles/` and to the comma
   for all such files below it, a pattern for the files it matches, where `**` is any number of
   folders; neither finds hidden files. The case of an end does not matter. Rows and files without
   text are skipped and counted (`empty_rows`). The text of a special token (`<s>`) is text, not that
-  token, unless the corpus says `special_tokens: token`. Files are read in the order of their names, and their names
-  and contents are in the digest: a file more, or another name, is another corpus.
+  token, unless the corpus says `special_tokens: token`. Files are read in the order of their names,
+  and their names and contents are in the digest: a file more, or another name, is another corpus.
 
   ```yaml
   corpora:
