@@ -9,6 +9,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import parallel_runs
 import pytest
 import torch
@@ -207,7 +208,8 @@ def test_tiles_change_neither_loss_nor_gradients_of_any_architecture(model):
     places = torch.arange(50).expand(2, -1)
     loss = model(input_ids=tokens, position_ids=places, targets=targets) / (2 * 49)
     loss.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    # as for two processes, below: float32 products of 7 rows and of 50 add up in other orders
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert list(model.state_dict()) == names
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-6)
@@ -226,6 +228,10 @@ def test_kept_hidden_states_go_to_main_memory_and_come_back_as_they_were():
 
 
 # Two processes ------------------------------------------------------------------------------------
+#
+# Parts of rows and sums over processes are added up in other orders, in float32 (2**-24 = 6e-8): measured,
+# losses and norms differ by 2e-7 at most. 1e-5 is for processors whose products add up in orders of their
+# own, and still finds a factor, a row or a piece that is wrong.
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +322,7 @@ def test_of_several_processes_the_first_alone_writes_curves(runs):
     reader.Reload()
     losses = [(event.step, event.value) for event in reader.Scalars("train/loss")]
     log = runs["divided"]["log"]
-    assert losses == [(entry["step"], pytest.approx(entry["loss"], rel=1e-6)) for entry in log]
+    assert losses == [(entry["step"], float(np.float32(entry["loss"]))) for entry in log]
 
 
 def test_two_processes_that_share_rows_resume_after_a_kill_to_the_same_bits(runs):
