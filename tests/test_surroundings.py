@@ -1,5 +1,6 @@
 """Where a run starts: another clone, deployment of software, strange paths, a home nobody can write to."""
 
+import errno
 import os
 import subprocess
 
@@ -7,6 +8,9 @@ import pytest
 import workflow_files
 import workflow_runs
 from workflow_runs import ROOT, clone, run
+
+from longrope.errors import UserError
+from longrope.search import processes
 
 STRANGE = "a [b] {c} 100%"
 """A folder's name with all that patterns, formats and shells read as something else."""
@@ -136,3 +140,18 @@ def test_make_gives_snakemake_a_cache_where_the_home_cannot_be_written(
         env=others | {"HOME": home} | ({"XDG_CACHE_HOME": cache} if cache else {}),
     )
     assert done.stdout == f"{chosen}\n", done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EROFS, errno.ENOSPC])
+def test_workers_without_shared_memory_end_in_a_sentence_that_names_it(
+    monkeypatch, tmp_path, number
+):
+    from fake_workers import fake_scorer, unit
+
+    def refuse(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    worker = processes.Process(fake_scorer(tmp_path), None, None)
+    with pytest.raises(UserError, match="Linux needs /dev/shm to be there"):
+        worker.start(unit(0))

@@ -12,6 +12,7 @@ from multiprocessing import connection
 
 from pebble import ProcessExpired, ProcessPool
 
+from longrope.errors import UserError
 from longrope.runtime import Workers
 from longrope.search.dispatch import dispatch
 from longrope.search.workers import Score, Scorer, Unit, Worker
@@ -76,7 +77,13 @@ class Process:
         if not self._pool.active:
             self.stop()
             self._pool = self._new_pool()
-        future: Future[Score] = self._pool.schedule(_score, (unit,), timeout=self._timeout)
+        try:
+            future: Future[Score] = self._pool.schedule(_score, (unit,), timeout=self._timeout)
+        except OSError as error:
+            raise UserError(
+                f"worker processes cannot share locks here ({error}), for which Linux needs /dev/shm to be "
+                "there and writable, with some room; see to that, or search with one worker."
+            ) from error
         return future
 
     def loss(self, error: BaseException) -> str | None:
