@@ -74,10 +74,10 @@ class Process:
 
     def start(self, unit: Unit) -> "Future[Score]":
         """Begin to score a unit; loading the model is part of the first one's time."""
-        if not self._pool.active:
-            self.stop()
-            self._pool = self._new_pool()
         try:
+            if not self._pool.active:
+                self.stop()
+                self._pool = self._new_pool()
             future: Future[Score] = self._pool.schedule(_score, (unit,), timeout=self._timeout)
         except OSError as error:
             raise UserError(
