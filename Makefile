@@ -26,9 +26,12 @@ export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := true
 
 # Test files whose numbers depend on how the processor rounds and on the number of threads.
-NUMERIC := $(addprefix tests/test_,$(addsuffix .py,attention_choice auto benchmarks foreign_factors gradient longrope2 \
-  lora methods mixed_window models needles packing parallel_training position_skipping rotary scoring search tasks \
-  tensorboard training training_ends watching))
+NUMERIC := $(patsubst %,tests/unit/%.py,models/test_attention_choice search/test_auto tasks/test_benchmarks \
+  rope/test_foreign_factors models/test_gradient search/test_longrope2 training/test_lora rope/test_methods \
+  training/test_mixed_window models/test_models search/test_needles training/test_packing \
+  training/test_parallel_training training/test_position_skipping models/test_rotary models/test_scoring \
+  search/test_search tasks/test_tasks training/test_tensorboard training/test_training \
+  training/test_training_ends training/test_watching)
 # ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA and threads; `best` is what the machine has.
 PROCESSORS ?= default:AVX2:2 avx2:AVX512_CORE:4 avx512:AVX512_CORE_BF16:1 best:best:3
 
@@ -73,7 +76,7 @@ test-processors: $(READY)
 	[ -z "$$failed" ] || { echo "failed under:$$failed"; exit 1; }
 
 test-pythons:
-	@$(PYTHON) tests/pythons.py
+	@$(PYTHON) tests/helpers/pythons.py
 
 # First of all what says that they cannot run here.
 test-slurm:

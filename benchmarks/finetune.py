@@ -7,9 +7,9 @@ step in float32, one thread. Each training is a process of its own; the repeats 
 medians over them.
 
 plain   transformers' Trainer as it comes: all logits at once, nothing computed twice
-tiled   `longrope.training` with tile_length 256, and checkpointing as on GPUs
-tiles   `longrope.training` with the tiles alone
-whole   `longrope.training` without either: what everything but tiles and checkpointing costs
+tiled   `longrope.training.trainer` with tile_length 256, and checkpointing as on GPUs
+tiles   `longrope.training.trainer` with the tiles alone
+whole   `longrope.training.trainer` without either: what everything but tiles and checkpointing costs
 
 tokens/s   per CPU second of the steps after the first
 memory     MB of the process at its peak, less what it held before the first step: gradients, optimizer and
@@ -35,7 +35,7 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from longrope.settings.training import ParallelSettings
-from longrope.training import train
+from longrope.training.trainer import train
 
 SHAPE = {
     "vocab_size": 32000,

@@ -19,8 +19,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from longrope import configuration, plan
-from longrope.nodes import Plan
+from longrope.plan import build as plan
+from longrope.plan.nodes import Plan
+from longrope.settings import loading as configuration
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLEST = 30

@@ -32,17 +32,19 @@ import pandas as pd
 import torch
 from tokenizers import Tokenizer
 
-from longrope.memory import ScoreMemory
-from longrope.methods import attention_scale
-from longrope.models import load_geometry
-from longrope.results import on_all_documents, read_lines
-from longrope.search.algorithms import ALGORITHMS, make
-from longrope.search.driver import Problem, closed_form_seeds, search, space_for
-from longrope.search.model_worker import ModelWorker
+from longrope.models.loading import load_geometry
+from longrope.reports.results import on_all_documents, read_lines
+from longrope.rope.methods import attention_scale
+from longrope.search.algorithms.problem import Problem, closed_form_seeds, space_for
+from longrope.search.algorithms.registry import ALGORITHMS, make
+from longrope.search.driver import search
 from longrope.search.objective import Objective
-from longrope.search.pools import Pool
-from longrope.search.workers import Score, Scorer, Text, Unit, Worker
+from longrope.search.workers.model import ModelWorker
+from longrope.search.workers.pools import Pool
+from longrope.search.workers.recipe import Scorer
+from longrope.search.workers.units import Score, Text, Unit, Worker
 from longrope.settings.search import SearchSettings
+from longrope.store.score_memory import ScoreMemory
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "resources" / "tiny-llama"

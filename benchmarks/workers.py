@@ -20,15 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from longrope.factors import RopeFactors
-from longrope.methods import Geometry
+from longrope.rope.factors import RopeFactors
+from longrope.rope.methods import Geometry
 from longrope.runtime import Workers
-from longrope.search.algorithm import Candidate, Loss
-from longrope.search.algorithms import make
-from longrope.search.driver import Problem, closed_form_seeds, space_for
-from longrope.search.processes import Processes, opened
-from longrope.search.space import Individual
-from longrope.search.workers import Score, Scorer, Text, Unit
+from longrope.search.algorithms.algorithm import Candidate, Loss
+from longrope.search.algorithms.problem import Problem, closed_form_seeds, space_for
+from longrope.search.algorithms.registry import make
+from longrope.search.algorithms.space import Individual
+from longrope.search.workers.processes import Processes, opened
+from longrope.search.workers.recipe import Scorer
+from longrope.search.workers.units import Score, Text, Unit
 from longrope.settings.search import SearchSettings
 
 FACTORS = RopeFactors(factors=(1.0,), original_length=1, target_length=2, method="longrope")

@@ -1,5 +1,5 @@
 """`python -m longrope`."""
 
-from longrope.cli import process
+from longrope.cli.main import process
 
 process()

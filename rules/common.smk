@@ -9,10 +9,14 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from longrope import configuration, cost, nodes, places, plan as planning
+from longrope.settings import loading as configuration
+from longrope.cost import estimate as cost
+from longrope.plan import nodes
+from longrope.reports import places
+from longrope.plan import build as planning
 from longrope.errors import UserError, refusals_explained
-from longrope.hardware import read_machine
-from longrope.shapes import Shape
+from longrope.settings.hardware import read_machine
+from longrope.cost.shapes import Shape
 from longrope.store.files import RawFiles
 
 STORE = "results"

@@ -1,9 +1,8 @@
-"""The shape of the code: floors, sizes, documentation. The floors are those of docs/architecture.md."""
+"""The shape of the code: rooms, sizes, documentation. The rooms are those of docs/architecture.md."""
 
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -38,120 +37,77 @@ def imports(path: Path) -> Iterator[str]:
                 yield f"{node.module}.{alias.name}"
 
 
-def own_imports(path: Path) -> set[str]:
-    """Return the modules of the package that a file imports."""
-    found = set()
-    for name in imports(path):
+def inner_imports(module: str) -> set[str]:
+    """Return the modules of the package that a module imports."""
+    imported = set()
+    for name in imports(MODULES[module]):
         if name.split(".")[0] == PACKAGE.name:
             inside = name.split(".")[1:]
             # the last part may be a function of the module before it
             candidates = [".".join(inside), ".".join(inside[:-1])]
-            found.add(next(candidate for candidate in candidates if candidate in MODULES))
-    return found - {""}
+            imported.add(next(candidate for candidate in candidates if candidate in MODULES))
+    return imported - {""}
 
 
-@dataclass(frozen=True)
-class Floor:
-    number: int
-    modules: tuple[str, ...]
-    below: frozenset[int]
-
-
-def read_floors() -> list[Floor]:
-    """Read the table of floors, lowest first."""
+def read_rooms() -> dict[str, tuple[set[str], bool]]:
+    """Return the rooms of the table, from the ground up: what each may import, and whether torch."""
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    table = text.split("## Floors")[1].split("```mermaid")[0]
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in table.splitlines()
-        if "|" in line
-    ]
-    return sorted(
-        (
-            Floor(
-                int(row[0]),
-                tuple(re.findall(r"`([^`]+)`", row[1])),
-                frozenset(map(int, re.findall(r"\d+", row[3]))),
-            )
-            for row in rows
-            if row[0].isdigit()
-        ),
-        key=lambda floor: floor.number,
-    )
+    section = text.split("## Rooms")[1].split("\n## ")[0]
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in section.splitlines()]
+    rooms = {}
+    for name, _, imported in (row for row in rows if len(row) == 3 and row[0].startswith("`")):
+        names = set(re.findall(r"`([^`]+)`", imported)) | set(re.findall(r"[a-z_.]+", imported))
+        rooms[name.strip("`")] = (names - {"torch"}, "torch" in names)
+    return rooms
 
 
-FLOORS = read_floors()
+ROOMS = read_rooms()
 
 
-def floor_of(module: str) -> Floor | None:
-    """Return a module's floor: by its own name, else by its package's."""
-    for name in (module, f"{module.split('.')[0]}.*"):
-        for floor in FLOORS:
-            if name in floor.modules:
-                return floor
-    return None
+def room_of(module: str) -> str:
+    """Return the room of a module: the innermost of the table that holds it."""
+    parts = module.split(".")
+    names = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    room = next((name for name in names if name in ROOMS), None)
+    assert room is not None, f"docs/architecture.md gives {module} no room"
+    return room
 
 
-def known_floor(module: str) -> Floor:
-    floor = floor_of(module)
-    assert floor is not None, f"docs/architecture.md gives {module} no floor"
-    return floor
+def members(room: str) -> list[str]:
+    return [module for module in MODULES if module and room_of(module) == room]
 
 
-def test_the_documented_floors_are_numbered_from_the_ground_without_gaps():
-    assert [floor.number for floor in FLOORS] == list(range(len(FLOORS)))
+def test_every_module_stands_in_a_documented_room_and_every_room_has_modules():
+    assert {room_of(module) for module in MODULES if module} == ROOMS.keys()
 
 
-def test_every_module_stands_on_exactly_one_documented_floor():
-    named = [name for floor in FLOORS for name in floor.modules]
-    assert len(named) == len(set(named))
-    assert [module for module in MODULES if module and floor_of(module) is None] == []
+def test_rooms_are_listed_from_the_ground_up():
+    seen: set[str] = set()
+    for room, (imported, _) in ROOMS.items():
+        assert imported <= seen, f"{room} imports {imported - seen}, which stand above it"
+        seen.add(room)
 
 
-def test_every_documented_module_exists():
-    packages = {f"{path.parent.name}.*" for path in PACKAGE.glob("*/__init__.py")}
-    named = {name for floor in FLOORS for name in floor.modules}
-    assert named - MODULES.keys() - packages == set()
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_what_its_row_says_and_nothing_else(room):
+    real = {room_of(name) for module in members(room) for name in inner_imports(module)} - {room}
+    assert real == ROOMS[room][0], f"docs/architecture.md, {room}: write {', '.join(sorted(real))}"
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module])
-def test_a_module_imports_only_from_floors_below_it_or_its_own_package(module):
-    floor = known_floor(module)
-    for imported in own_imports(MODULES[module]):
-        below = known_floor(imported)
-        own_package = "." in module and imported.split(".")[0] == module.split(".")[0]
-        assert below.number < floor.number or (own_package and below == floor), (
-            f"{module} (floor {floor.number}) imports {imported} (floor {below.number})"
-        )
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_without_torch_import_neither_torch_nor_transformers(room):
+    allowed = ROOMS[room][1] or any(ROOMS[name][1] for name in ROOMS[room][0])
+    names = {name.split(".")[0] for module in members(room) for name in imports(MODULES[module])}
+    assert allowed or not HEAVY & names
 
 
-def test_the_documented_imports_between_floors_are_the_real_ones():
-    for floor in FLOORS:
-        members = [module for module in MODULES if module and known_floor(module) == floor]
-        real = {known_floor(name).number for m in members for name in own_imports(MODULES[m])}
-        real -= {floor.number}
-        assert real == floor.below, (
-            f"docs/architecture.md, floor {floor.number}: write {', '.join(map(str, sorted(real)))}"
-        )
-
-
-def test_the_diagram_of_the_floors_names_the_modules_of_the_table():
-    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
-    diagram = text.split("```mermaid")[1].split("```")[0]
-    drawn = {
-        (int(number), name)
-        for number, names in re.findall(r'\["(\d+) ([^"]+)"\]', diagram)
-        for name in names.split(", ")
-    }
-    assert drawn == {(floor.number, name) for floor in FLOORS for name in floor.modules}
-
-
-def test_nothing_up_to_the_plan_and_the_reporting_imports_torch_or_transformers():
-    light = max(known_floor("plan").number, known_floor("reporting").number)
-    for module, path in MODULES.items():
-        if not module or known_floor(module).number <= light:
-            heavy = HEAVY & {name.split(".")[0] for name in imports(path)}
-            assert not heavy, f"{module or 'longrope'} imports {heavy}"
+def test_no_two_modules_of_a_room_import_each_other_in_a_circle():
+    inner = {module: inner_imports(module) for module in MODULES if module}
+    # A module whose imports are all gone cannot be part of a circle, and goes too.
+    while free := [module for module, imported in inner.items() if not imported & inner.keys()]:
+        for module in free:
+            del inner[module]
+    assert sorted(inner) == []
 
 
 @pytest.mark.parametrize("pattern", ["longrope/**/*.py", "rules/*.smk"])
@@ -165,6 +121,17 @@ def test_no_file_is_over_400_lines(pattern):
 def test_no_rule_has_a_lambda():
     for path in ROOT.glob("rules/*.smk"):
         assert not re.search(r"\blambda\b", path.read_text()), path.name
+
+
+def test_no_test_file_imports_another():
+    for path in ROOT.glob("tests/**/*.py"):
+        assert not [name for name in imports(path) if name.startswith("test_")], path.name
+
+
+def test_tests_stand_in_the_rooms_that_they_test():
+    folders = {path.parent.name for path in ROOT.glob("tests/unit/*/test_*.py")}
+    assert folders <= {room.split(".")[0] for room in ROOMS}
+    assert not list(ROOT.glob("tests/unit/test_*.py"))
 
 
 def undocumented(body: list[ast.stmt], prefix: str) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""The search of factors: space, algorithm, objective and driver."""
+"""The factor search: space, objective and driver."""

@@ -4,102 +4,23 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
-from longrope.factors import RopeFactors
-from longrope.methods import METHODS, Geometry
-from longrope.search.algorithm import Algorithm, Candidate, Loss
-from longrope.search.critical import critical_pairs
+from longrope.cost.search import GRADIENT_COST
+from longrope.rope.factors import RopeFactors
+from longrope.search.algorithms.algorithm import Algorithm, Candidate, Loss
+from longrope.search.algorithms.problem import Problem
+from longrope.search.algorithms.space import Individual
 from longrope.search.objective import Objective, perplexity
 from longrope.search.progress import Progress
-from longrope.search.space import AttentionGrid, Individual, Space
-from longrope.search.workers import Score
-from longrope.search_cost import GRADIENT_COST
-
-CLOSED_FORM_SEEDS = ("linear", "ntk", "yarn")
+from longrope.search.workers.units import Score
 
 LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What is searched: a space of factors on top of those a model already has."""
-
-    space: Space
-    geometry: Geometry
-    base: tuple[float, ...]
-    """factors the model was tuned under, 1 for a pretrained one; the found ones multiply them"""
-    seeds: Mapping[str, Individual]
-    attention_scale: float
-    """where the space does not search it"""
-    source_length: int
-    """window that the model knows: the original one, or the one it was tuned to; tokens"""
-    target_length: int
-
-    @property
-    def scale(self) -> float:
-        """Target over source length, at least 1."""
-        return max(1.0, self.target_length / self.source_length)
-
-    def compose(self, individual: Individual) -> RopeFactors:
-        """Return an individual's factors times the base's (second interpolation of the paper)."""
-        own = self.space.factors(individual)
-        searched = self.space.attention_scale(individual)
-        return RopeFactors(
-            factors=tuple(float(round(a * b, 10)) for a, b in zip(own, self.base, strict=True)),
-            num_start_tokens=individual.num_start_tokens,
-            attention_scale=self.attention_scale if searched is None else searched,
-            original_length=self.geometry.original_length,
-            target_length=self.target_length,
-            rope_theta=self.geometry.rope_theta,
-            partial_rotary_factor=self.geometry.partial_rotary_factor,
-            method="longrope",
-        )
-
-
-def space_for(
-    geometry: Geometry,
-    settings: Mapping[str, Any],
-    scale: float,
-    *,
-    least: float | None = None,
-    attention_scale: float = 1.0,
-) -> Space:
-    """Return the space of a search that extends by `scale`.
-
-    Args:
-        geometry: of the model.
-        settings: of the search.
-        scale: what bounds the factors from above, times a ratio.
-        least: lower bound of the factors that are searched under a critical dimension; `scale` if None.
-        attention_scale: of the seeds, where it is searched.
-
-    Raises:
-        UserError: if the critical dimension leaves no pair to search.
-    """
-    critical, scales = settings.get("critical_dimension"), settings.get("attention_scales")
-    lowest = scale if least is None else least
-    return Space(
-        num_pairs=geometry.num_pairs,
-        max_factor=settings["max_factor_ratio"] * scale,
-        grid=settings["grid"],
-        start_tokens=tuple(settings["start_tokens"]),
-        min_factor=1.0 if critical is None else lowest,
-        critical_pairs=critical_pairs(critical, geometry),
-        attention=AttentionGrid(**scales, start=attention_scale) if scales else None,
-    )
-
-
-def closed_form_seeds(space: Space, geometry: Geometry, scale: float) -> dict[str, Individual]:
-    """Return PI, NTK and YaRN at a scale, rounded to the grid, by name."""
-    return {
-        name: space.nearest(METHODS[name](geometry, scale).tolist()) for name in CLOSED_FORM_SEEDS
-    }
 
 
 def search(

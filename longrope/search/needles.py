@@ -3,7 +3,7 @@
 Most tokens of a document are predicted from those just before them, whatever the factors of slow pairs.
 The answer to a question about a key can only come from the depth where the key stands.
 Source: Shang et al. 2025, LongRoPE2 (arXiv:2502.20082): 7-digit keys in 10 books. The wording is ours,
-`longrope.prompts`.
+`longrope.data.prompts`.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from longrope.prompts import build_prompt, filler_of
-from longrope.search.workers import Text
-from longrope.tokenizers import load_encoder
+from longrope.data.prompts import build_prompt, filler_of
+from longrope.data.tokenizers import load_encoder
+from longrope.search.workers.units import Text
 
 KEY_RANGE = (1_000_000, 10_000_000)
 """numbers of 7 digits"""

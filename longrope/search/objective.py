@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.corpora import TokenStore
-from longrope.factors import RopeFactors
-from longrope.memory import ScoreMemory
+from longrope.data.token_store import TokenStore
+from longrope.data.tokenizers import num_unscored
+from longrope.rope.factors import RopeFactors
 from longrope.runtime import Input
 from longrope.search.needles import plant
-from longrope.search.pools import Pool
-from longrope.search.workers import Score, Text, Unit
-from longrope.tokenizers import num_unscored
+from longrope.search.workers.pools import Pool
+from longrope.search.workers.units import Score, Text, Unit
+from longrope.store.score_memory import ScoreMemory
 
 LOGGER = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ import importlib
 import json
 from pathlib import Path
 
-from longrope.factors import FactorTable, RopeFactors
-from longrope.methods import Geometry, closed_form
-from longrope.models import config_changes, geometry
+from longrope.data.tokenizers import bos_label
+from longrope.models.loading import config_changes, geometry
+from longrope.models.score_context import load_for_scoring, model_folder, window_begin
+from longrope.models.subject import Subject
+from longrope.rope.factors import FactorTable, RopeFactors
+from longrope.rope.methods import Geometry, closed_form
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import load_for_scoring, model_folder, window_begin
-from longrope.subject import Subject
-from longrope.tokenizers import bos_label
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:

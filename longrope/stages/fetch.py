@@ -17,9 +17,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from longrope.documents import readable
+from longrope.data.documents import readable
+from longrope.data.packages import Package, download, read_document
 from longrope.errors import UserError
-from longrope.packages import Package, download, read_document
 from longrope.runtime import Inputs, Runtime, Settings
 
 
@@ -53,7 +53,8 @@ def _hub_model(settings: Settings, out: Path, runtime: Runtime) -> None:
     del runtime
     # By name: these modules only refuse, and an edit of them must not make a download stale.
     config, weights = (
-        importlib.import_module(f"longrope.model_folder.{name}") for name in ("config", "weights")
+        importlib.import_module(f"longrope.data.{name}")
+        for name in ("model_config", "model_weights")
     )
     # A folder of its own: out of reach of the hub, its library takes a folder with files in it for complete.
     first = out / "_config"
@@ -178,7 +179,7 @@ def _copy_cached(settings: Settings, folder: Path) -> bool:
 
 def _benchmarks(settings: Settings, out: Path, runtime: Runtime) -> None:
     # By name: an edit of this module must not make the corpora stale; the plan counts it in its node.
-    module = importlib.import_module("longrope.benchmark_items")
+    module = importlib.import_module("longrope.data.benchmark_items")
     module.fetch_items(settings, out, runtime.packages)
 
 

@@ -30,18 +30,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
-from longrope.adapters import add_adapters, merged, remove_adapters
-from longrope.corpora import TokenStore
-from longrope.factors import RopeFactors
-from longrope.models import config_changes, geometry, load_config, load_model
-from longrope.rotary import install
+from longrope.data.special_ids import end_token
+from longrope.data.token_store import TokenStore
+from longrope.data.tokenizers import load_encoder
+from longrope.models.loading import config_changes, geometry, load_config, load_model
+from longrope.models.rotary import install
+from longrope.models.score_context import model_folder, window_begin
+from longrope.rope.factors import RopeFactors
 from longrope.runtime import Input, Inputs, Runtime, Settings
-from longrope.scored import model_folder, window_begin
 from longrope.settings.training import ParallelSettings
-from longrope.special_ids import end_token
-from longrope.tokenizers import load_encoder
-from longrope.training import Trained, train
-from longrope.training_data import Chunks, Mix, Mixed, Skipped, Windows
+from longrope.training.lora import add_adapters, merged, remove_adapters
+from longrope.training.rows import Chunks, Mix, Mixed, Skipped, Windows
+from longrope.training.trainer import Trained, train
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
@@ -83,9 +83,9 @@ def _parallel(runtime: Runtime) -> ParallelSettings:
 
 
 def _recorder(settings: Settings, out: Path, runtime: Runtime) -> Any:
-    """Return a `longrope.recording.Recorder`."""
+    """Return a `longrope.training.recording.Recorder`."""
     # By name: what only looks at a training is no part of its digest.
-    recording = importlib.import_module("longrope.recording")
+    recording = importlib.import_module("longrope.training.recording")
     tokens = settings["batch_size"] * settings["text_length"]
     # `store.gc` knows curves by the name of their node
     curves = runtime.store / ".tensorboard" / out.name if _parallel(runtime).tensorboard else None
@@ -93,12 +93,12 @@ def _recorder(settings: Settings, out: Path, runtime: Runtime) -> Any:
 
 
 def _watch(settings: Settings, inputs: Inputs, factors: RopeFactors, runtime: Runtime) -> Any:
-    """Return a `longrope.watching.Watch`, or None."""
+    """Return a `longrope.training.validation.Watch`, or None."""
     chosen = runtime.options.get("watch")
     if chosen is None:
         return None
     # By name, as above.
-    watching = importlib.import_module("longrope.watching")
+    watching = importlib.import_module("longrope.training.validation")
     return watching.Watch(
         TokenStore(inputs["watched"].path),
         factors,

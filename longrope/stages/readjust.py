@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from longrope.factors import FactorTable, RopeFactors
-from longrope.methods import Geometry, closed_form
+from longrope.data.tokenizers import bos_label
+from longrope.models.score_context import score_memory, scored_geometry, window_begin
+from longrope.rope.factors import FactorTable, RopeFactors
+from longrope.rope.methods import Geometry, closed_form
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import score_memory, scored_geometry, window_begin
-from longrope.search.algorithms import make
-from longrope.search.driver import Problem, closed_form_seeds, search, space_for
+from longrope.search.algorithms.problem import Problem, closed_form_seeds, space_for
+from longrope.search.algorithms.registry import make
+from longrope.search.driver import search
 from longrope.search.objective import Objective, objective_on
-from longrope.search.pools import Pool, open_pool
-from longrope.tokenizers import bos_label
+from longrope.search.workers.pools import Pool, open_pool
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:

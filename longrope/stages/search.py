@@ -11,15 +11,16 @@ A killed search starts over from the score memory: it scores nothing twice and e
 
 from pathlib import Path
 
-from longrope.factors import RopeFactors
-from longrope.methods import Geometry, attention_scale
+from longrope.data.tokenizers import bos_label
+from longrope.models.score_context import score_memory, scored_geometry, window_begin
+from longrope.rope.factors import RopeFactors
+from longrope.rope.methods import Geometry, attention_scale
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import score_memory, scored_geometry, window_begin
-from longrope.search.algorithms import make
-from longrope.search.driver import Problem, closed_form_seeds, search, space_for
+from longrope.search.algorithms.problem import Problem, closed_form_seeds, space_for
+from longrope.search.algorithms.registry import make
+from longrope.search.driver import search
 from longrope.search.objective import Objective, objective_on
-from longrope.search.pools import Pool, open_pool
-from longrope.tokenizers import bos_label
+from longrope.search.workers.pools import Pool, open_pool
 
 HELD_OUT_SEED = 0
 """draws the same held-out documents for every search of a study"""

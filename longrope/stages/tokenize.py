@@ -11,12 +11,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from longrope.corpora import write_store
-from longrope.documents import Documents, file_end
+from longrope import reading
+from longrope.data.documents import Documents, file_end
+from longrope.data.special_ids import check_special_ids
+from longrope.data.token_store import write_store
+from longrope.data.tokenizers import load_encoder
 from longrope.runtime import Facts, Input, Inputs, Runtime, Settings
-from longrope.special_ids import check_special_ids
-from longrope.store import reading
-from longrope.tokenizers import load_encoder
 
 
 def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> Facts:

@@ -1,1 +1,1 @@
-"""Content identity, atomic commits, manifests; knows nothing of language models."""
+"""The content-addressed store: identity, atomic commit, code identity, provenance, deletion, score memory."""

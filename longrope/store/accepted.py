@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from longrope import reading
 from longrope.errors import UserError
-from longrope.store import reading
 
 NAME = "accepted.json"
 IDENTITY = re.compile(r"[0-9a-f]{16}")

@@ -16,8 +16,9 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from longrope import reading
 from longrope.errors import UserError
-from longrope.store import modes, reading
+from longrope.store import modes
 from longrope.store.identity import file_digest
 
 HEARTBEAT = 15.0

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from longrope.store import reading
+from longrope import reading
 from longrope.store.identity import file_digest
 
 Known = dict[str, tuple[str, str]]

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longrope import reading
 from longrope.errors import UserError
-from longrope.store import commit, reading
+from longrope.store import commit
 from longrope.store.identity import DIGEST_CHARACTERS, digest
 
 DAY = 86400.0

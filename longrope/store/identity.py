@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from longrope.store.reading import named
+from longrope.reading import named
 
 DIGEST_CHARACTERS = 12
 

@@ -4,7 +4,7 @@ The tasks are lm-eval's unmodified ones but for where their items lie. Metrics a
 Open LLM Leaderboard's first version: length-normalised accuracy for ARC-Challenge and HellaSwag,
 accuracy for MMLU, and for TruthfulQA the probability mass of the true answers (mc2).
 
-To add a benchmark: add its items to `longrope.benchmark_items` and an entry to `TASKS`.
+To add a benchmark: add its items to `longrope.data.benchmark_items` and an entry to `TASKS`.
 """
 
 import json
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longrope.benchmark_items import MIRROR_FILE, Row, find_benchmark
+from longrope.data.benchmark_items import MIRROR_FILE, Row, find_benchmark
 from longrope.errors import UserError
-from longrope.models import load_tokenizer
-from longrope.rotary import install
+from longrope.models.loading import load_tokenizer
+from longrope.models.rotary import install
+from longrope.models.subject import Subject
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.subject import Subject
 
 BATCH_SIZE = 8
 """Prompts scored at once; fixed, so that rounding does not depend on the memory at hand."""
@@ -84,7 +84,7 @@ def run(
     Args:
         model: a causal language model of transformers, on its device.
         tokenizer: its tokenizer.
-        mirror: folder written by `longrope.benchmark_items.fetch_items`.
+        mirror: folder written by `longrope.data.benchmark_items.fetch_items`.
         settings: `tasks` (name -> few-shot examples), `max_items` (first items of each task, all if
             null), `max_length` (prompts are cut on the left to this many tokens) and `seed` (of the
             draw of few-shot examples).

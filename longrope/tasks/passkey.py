@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from longrope.memory import ScoreMemory
-from longrope.prompts import build_prompt, classic_filler, draw_key
+from longrope.data.prompts import build_prompt, classic_filler, draw_key
+from longrope.data.tokenizers import load_encoder
+from longrope.models.score_context import score_memory
+from longrope.models.scoring import greedy_matches
+from longrope.models.subject import Subject
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import score_memory
-from longrope.scoring import greedy_matches
-from longrope.subject import Subject
-from longrope.tokenizers import load_encoder
+from longrope.store.score_memory import ScoreMemory
 
 
 def evaluate(

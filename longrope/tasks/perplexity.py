@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longrope.corpora import TokenStore
+from longrope.data.token_store import TokenStore
+from longrope.data.tokenizers import num_unscored
 from longrope.errors import UserError
-from longrope.factors import RopeFactors
-from longrope.memory import ScoreMemory
+from longrope.models.score_context import score_memory
+from longrope.models.scoring import token_nlls
+from longrope.models.subject import Subject
+from longrope.rope.factors import RopeFactors
 from longrope.runtime import Inputs, Runtime, Settings
-from longrope.scored import score_memory
-from longrope.scoring import token_nlls
-from longrope.subject import Subject
-from longrope.tokenizers import num_unscored
+from longrope.store.score_memory import ScoreMemory
 
 LOGGER = logging.getLogger(__name__)
 

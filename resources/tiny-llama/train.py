@@ -20,8 +20,8 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from longrope.packages import Package, download, read_document
-from longrope.prompts import (
+from longrope.data.packages import Package, download, read_document
+from longrope.data.prompts import (
     FILLER,
     INTRODUCTION,
     NEEDLE,

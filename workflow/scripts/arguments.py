@@ -11,7 +11,7 @@ from types import TracebackType
 
 from longrope.errors import UserError
 
-from longrope.places import report_digest
+from longrope.reports.places import report_digest
 from longrope.store.identity import digest
 
 WORKFLOW = Path(__file__).resolve().parents[1]

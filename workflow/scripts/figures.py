@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from longrope.results import written_whole
-from longrope.ticks import log_ticks, minor_log_ticks, tick_label
+from longrope.store.atomic import written_whole
+from longrope.reports.ticks import log_ticks, minor_log_ticks, tick_label
 
 LABELS = {
     "none": "no scaling",

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-from longrope.dag import Graph, to_dot
+from longrope.reports.dag import Graph, to_dot
 
 
 def svg_of(graph: Graph) -> str | None:

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from longrope.reporting import convergence_table
-from longrope.results import model_note, read_plan, store_of
+from longrope.reports.tables import convergence_table
+from longrope.reports.results import model_note, read_plan, store_of
 
 START_LABELS = {
     **figures.LABELS,

@@ -11,10 +11,11 @@ import arguments
 from pictures import svg_of
 from print_report_folder import STORE, planned
 
-from longrope.dag import kind_graph, node_graph, to_mermaid
+from longrope.reports.dag import kind_graph, node_graph, to_mermaid
 from longrope.errors import UserError
-from longrope.lineage import finished
-from longrope.results import PlanFile, write_text
+from longrope.reports.lineage import finished
+from longrope.reports.results import PlanFile
+from longrope.store.atomic import write_text
 
 
 def plot(plan: PlanFile, store: Path) -> str:

@@ -7,9 +7,9 @@ import figures
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from longrope.methods import Geometry, closed_form
-from longrope.reporting import Searched, geometry_of, searched_factors
-from longrope.results import model_note, read_plan, store_of
+from longrope.rope.methods import Geometry, closed_form
+from longrope.reports.tables import Searched, geometry_of, searched_factors
+from longrope.reports.results import model_note, read_plan, store_of
 
 REFERENCES = ("linear", "ntk", "yarn")
 # Searches at one length differ by the model they scored; dashes tell them apart in one colour.

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from longrope.reporting import read_table
-from longrope.results import model_note, read_plan
+from longrope.reports.tables import read_table
+from longrope.reports.results import model_note, read_plan
 
 
 def draw(table: pd.DataFrame, *, note: str = "") -> Figure:

@@ -10,8 +10,8 @@ from pathlib import Path
 import arguments
 from pictures import svg_of
 
-from longrope.dag import COLOURS, kind_graph, node_graph, words
-from longrope.lineage import (
+from longrope.reports.dag import COLOURS, kind_graph, node_graph, words
+from longrope.reports.lineage import (
     COLUMNS,
     Product,
     Row,
@@ -21,8 +21,9 @@ from longrope.lineage import (
     provenance,
     values_of,
 )
-from longrope.nodes import KINDS
-from longrope.results import PlanFile, model_note, nodes_of, read_plan, store_of, write_text
+from longrope.plan.nodes import KINDS
+from longrope.reports.results import PlanFile, model_note, nodes_of, read_plan, store_of
+from longrope.store.atomic import write_text
 
 SHOWN = COLUMNS[1:]
 """A heading already says which table or figure it is."""

@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from longrope.reporting import read_table
-from longrope.results import model_note, read_plan
+from longrope.reports.tables import read_table
+from longrope.reports.results import model_note, read_plan
 
 
 def draw(table: pd.DataFrame, *, note: str = "") -> Figure:

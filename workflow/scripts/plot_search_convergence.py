@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from longrope.results import model_note, read_plan, store_of
-from longrope.studies import band_over_seeds, study_convergence
+from longrope.reports.results import model_note, read_plan, store_of
+from longrope.reports.studies import band_over_seeds, study_convergence
 
 
 def draw(table: pd.DataFrame, *, note: str = "") -> Figure:

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from longrope.reporting import MEMORY_COLUMNS, training_table, watched_table
-from longrope.results import model_note, read_plan, store_of
+from longrope.reports.tables import MEMORY_COLUMNS, training_table, watched_table
+from longrope.reports.results import model_note, read_plan, store_of
 
 QUANTITIES = {
     "loss": "loss of the rows trained on (nats)",

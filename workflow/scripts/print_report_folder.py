@@ -5,9 +5,11 @@ from pathlib import Path
 
 import arguments
 
-from longrope import configuration, places, plan as planning
+from longrope.settings import loading as configuration
+from longrope.reports import places
+from longrope.plan import build as planning
 from longrope.errors import UserError
-from longrope.nodes import Plan
+from longrope.plan.nodes import Plan
 from longrope.store.files import RawFiles
 
 STORE = Path("results")

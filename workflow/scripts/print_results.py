@@ -12,7 +12,7 @@ from print_report_folder import STORE, planned, report_folder
 
 from longrope.errors import UserError
 
-from longrope.reporting import read_table
+from longrope.reports.tables import read_table
 
 
 def blocks(table: pd.DataFrame) -> str:

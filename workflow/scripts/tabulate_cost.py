@@ -5,11 +5,11 @@ from pathlib import Path
 import arguments
 import pandas as pd
 
-from longrope.costing import cost_table, stage_table
-from longrope.hardware import read_machine
-from longrope.lineage import full_note
-from longrope.reporting import to_markdown, write_table
-from longrope.results import PlanFile, read_plan, store_of
+from longrope.reports.costs import cost_table, stage_table
+from longrope.settings.hardware import read_machine
+from longrope.reports.lineage import full_note
+from longrope.reports.tables import to_markdown, write_table
+from longrope.reports.results import PlanFile, read_plan, store_of
 
 
 def tabulate(

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import arguments
 
-from longrope.lineage import full_note
-from longrope.reporting import passkey_table, write_table
-from longrope.results import read_plan, store_of
+from longrope.reports.lineage import full_note
+from longrope.reports.tables import passkey_table, write_table
+from longrope.reports.results import read_plan, store_of
 
 
 def tabulate(plan_file: Path, store: Path, csv: Path, markdown: Path) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import arguments
 
-from longrope.lineage import provenance_table
-from longrope.reporting import write_table
-from longrope.results import model_note, read_plan, store_of
+from longrope.reports.lineage import provenance_table
+from longrope.reports.tables import write_table
+from longrope.reports.results import model_note, read_plan, store_of
 
 
 def tabulate(plan_file: Path, store: Path, csv: Path, markdown: Path) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import arguments
 
-from longrope.lineage import full_note
-from longrope.reporting import read_table, write_table
-from longrope.results import read_plan, store_of
-from longrope.studies import summary_table
+from longrope.reports.lineage import full_note
+from longrope.reports.tables import read_table, write_table
+from longrope.reports.results import read_plan, store_of
+from longrope.reports.studies import summary_table
 
 
 def tabulate(plan_file: Path, store: Path, table: Path, csv: Path, markdown: Path) -> None:

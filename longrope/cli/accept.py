@@ -1,0 +1,93 @@
+"""`accept`: let code that alters no result stand for older code, so that nothing is computed again."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from longrope.cli.common import SCORING, add_overrides, add_store, planned
+from longrope.errors import UserError
+from longrope.plan.history import code_name, only_code
+from longrope.plan.nodes import KINDS, Plan
+from longrope.plan.status import survey
+from longrope.store import accepted
+from longrope.store.code import PACKAGE, CodeIndex
+
+
+def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    verb = verbs.add_parser("accept", help="let changed code stand for the code of finished nodes")
+    verb.add_argument("kind", nargs="?", help=f"{', '.join(known_code())}")
+    verb.add_argument("old", nargs="?", help="identity that finished nodes have, 16 hex digits")
+    verb.add_argument(
+        "--all", type=Path, metavar="CONFIG", help="accept whatever `longrope plan` finds"
+    )
+    add_overrides(verb)
+    add_store(verb)
+    verb.set_defaults(verb=_accept)
+
+
+def known_code() -> dict[str, list[str]]:
+    """Return what has an identity of its own, by name, and the modules it begins with.
+
+    `scoring` is the code of no node but of remembered scores; their context.json tells its identity.
+    """
+    code = {kind: [f"longrope.stages.{kind}"] for kind in KINDS if kind != "evaluate"}
+    code["fetch.benchmark_items"] = ["longrope.stages.fetch", "longrope.data.benchmark_items"]
+    for path in sorted((PACKAGE / "tasks").glob("[a-z]*.py")):
+        modules = ["longrope.stages.evaluate", f"longrope.tasks.{path.stem}"]
+        code[f"evaluate.{path.stem}"] = modules
+    return code | {"scoring": SCORING}
+
+
+def _accept(options: argparse.Namespace) -> None:
+    missing = [options.kind, options.old].count(None)
+    if (missing, options.all is None) not in ((0, True), (2, False)):
+        raise UserError("accept needs a KIND and an OLD code identity, or --all CONFIG.")
+    if options.all is not None:
+        _accept_all(options.all, options.overrides, options.store)
+    else:
+        _accept_one(options.kind, options.old)
+    print(f"review and commit {PACKAGE / accepted.NAME}")
+
+
+def _accept_one(name: str, old: str) -> None:
+    modules = known_code().get(name)
+    if modules is None:
+        near = difflib.get_close_matches(name, known_code(), n=1)
+        meant = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(known_code())}."
+        raise UserError(f"accept knows no code of {name!r}: {meant}")
+    if not accepted.IDENTITY.fullmatch(old):
+        raise UserError(f"OLD should be a code identity of 16 hexadecimal digits, got {old!r}.")
+    index = CodeIndex()
+    computed, target = index.computed(modules), index.known_as(old)
+    if target in (computed, index.known_as(computed)):
+        raise UserError(f"the code of {name} already is {old}: there is nothing to accept.")
+    entry = {"of": name, "stands_for": target}
+    accepted.write(PACKAGE, accepted.read(PACKAGE) | {computed: entry})
+    print(f"{name}: the code {computed} now stands for {target}")
+
+
+def _accept_all(config: Path, overrides: Sequence[str], store: Path) -> None:
+    """Accept the code of stale nodes until none differs by its code alone.
+
+    What reads a stale node differs by that as well: it is found once the other is accepted.
+    """
+    tried: set[str] = set()
+    while found := _changed(planned(config, store, overrides), store, tried):
+        for name, old in found.items():
+            _accept_one(name, old)
+        tried |= found.keys()
+    if not tried:
+        raise UserError(f"no stale node of {config} differs by its code alone: nothing to accept.")
+
+
+def _changed(plan: Plan, store: Path, tried: set[str]) -> dict[str, str]:
+    """Return the older identity of what was not tried yet, by name."""
+    standings = survey(plan, store)
+    found: dict[str, str] = {}
+    for node in plan:
+        standing = standings[node.key]
+        if only_code(standing.differences):
+            found.setdefault(code_name(node.to_json()), standing.manifest["node"]["code"])
+    return {name: old for name, old in found.items() if name not in tried}

@@ -1,0 +1,120 @@
+"""`estimate`: what a configuration costs on a machine, before anything of it is computed."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from longrope.cli.common import add_overrides, add_store, planned, say_warnings
+from longrope.cost.estimate import Estimate, estimate
+from longrope.cost.paper import reported
+from longrope.cost.shapes import Shape
+from longrope.errors import UserError
+from longrope.plan.nodes import Node, Plan
+from longrope.settings.hardware import TABLE, read_machine
+
+GIB = 2**30
+NOTES = {
+    "bound": "an upper bound: every prompt as long as max_length",
+    "memory": "does not fit this machine",
+    "sharded": "trained by several GPUs together, see docs/training.md",
+    "unknown": "documents are scored whole; set max_tokens to know",
+}
+
+
+def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    verb = verbs.add_parser("estimate", help="print what a configuration costs on a machine")
+    verb.add_argument("config", type=Path)
+    verb.add_argument("--hardware", help="machine of the table; the configuration's if not given")
+    verb.add_argument("--hardware-table", type=Path, default=TABLE, help="YAML file of machines")
+    add_overrides(verb)
+    add_store(verb)
+    verb.set_defaults(verb=_estimate)
+
+
+def _estimate(options: argparse.Namespace) -> None:
+    plan = planned(options.config, options.store, options.overrides)
+    say_warnings(plan)
+    name = options.hardware or plan.hardware
+    machine = read_machine(name, options.hardware_table)
+    shape = Shape.of(plan.shape)
+    if shape is None:
+        raise UserError(
+            f"{options.config}: nothing tells the shape of the model before it is fetched; give "
+            "model.shape (see config/README.md)."
+        )
+    costs = [(node, estimate(node, shape, machine)) for node in plan]
+    print(f"{plan.experiment} on {name}, a model of {shape.parameters:,} parameters\n")
+    print(table(costs, shape))
+    print(f"\n{_foot(plan, costs, shape)}")
+
+
+def table(costs: Sequence[tuple[Node, Estimate]], shape: Shape) -> str:
+    """Return the aligned table of all nodes that compute, and their total."""
+    on_gpu = any(cost.gpus for _, cost in costs)
+    unit = "GPU-hours" if on_gpu else "CPU-hours"
+    head = ("node", "tokens", "PFLOP", "GPU GiB", "host GiB", "GPUs", "hours", unit, "paper", "")
+    rows = [_row(node, cost, shape) for node, cost in costs if _computes(node)]
+    flops = sum(cost.flops or 0 for _, cost in costs)
+    hours = sum(cost.gpu_hours or 0 for _, cost in costs)
+    total = ("total", "", _number(flops / 1e15), *("",) * 4, _number(hours), "", "")
+    align = ("left", *("right",) * 8, "left")
+    text: str = tabulate(
+        [*rows, total], head, tablefmt="simple", disable_numparse=True, colalign=align
+    )
+    return text
+
+
+def _computes(node: Node) -> bool:
+    return node.kind not in ("fetch", "tokenize")
+
+
+def _row(node: Node, cost: Estimate, shape: Shape) -> tuple[str, ...]:
+    return (
+        f"{node.kind}/{node.label}",
+        f"{cost.tokens:,}" if cost.tokens else "",
+        _number(cost.flops, 1e15),
+        _number(cost.gpu_bytes, GIB),
+        _number(cost.host_bytes, GIB),
+        str(cost.gpus or ""),
+        _number(cost.seconds, 3600),
+        _number(cost.gpu_hours),
+        str(reported(node.kind, node.settings, shape.parameters) or ""),
+        ", ".join(_marks(node, cost)),
+    )
+
+
+def _marks(node: Node, cost: Estimate) -> list[str]:
+    """Return the names of the notes on a row."""
+    said = {
+        "bound": node.settings.get("task") == "benchmarks",
+        "memory": not cost.fits,
+        "sharded": cost.sharded,
+        "unknown": cost.seconds is None,
+    }
+    return [name for name, holds in said.items() if holds]
+
+
+def _number(value: float | None, unit: float = 1) -> str:
+    """Return a value in a unit to three digits, without exponents."""
+    if value is None:
+        return ""
+    scaled = value / unit
+    return f"{scaled:,.0f}" if scaled >= 100 else f"{scaled:.3g}"
+
+
+def _foot(plan: Plan, costs: Sequence[tuple[Node, Estimate]], shape: Shape) -> str:
+    """Return what the columns and the notes mean, and what is not in the table."""
+    parameters = shape.parameters
+    marks = {mark for node, cost in costs if _computes(node) for mark in _marks(node, cost)}
+    lines = [f"{name}: {text}." for name, text in NOTES.items() if name in marks]
+    if any(reported(node.kind, node.settings, parameters) for node in plan):
+        lines.append(
+            "paper: A100-hours that Ding et al. 2024 report for such a stage of a 7B model."
+        )
+    others = sum(1 for node in plan if not _computes(node))
+    lines.append(f"Not in the table: {others} nodes that fetch and tokenize.")
+    lines.append("Upper bounds, on one thread or on GPUs nobody shares; see docs/cost.md.")
+    return "\n".join(lines)

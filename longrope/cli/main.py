@@ -1,0 +1,38 @@
+"""The command line: `run` is what the rules call, the other verbs are for people. No arithmetic here."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from longrope.cli import accept, estimate, factors, keep, look, run, search
+from longrope.cli.ranks import end_process
+from longrope.errors import UserError, refusals_explained
+
+GROUPS = (run, search, look, estimate, factors, accept, keep)
+"""Modules of `longrope.verbs` in the order of the help."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code: 0, or 1 after one sentence on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        with refusals_explained():
+            options.verb(options)
+    except UserError as error:
+        print(f"longrope: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def process() -> NoReturn:
+    """Run one verb as all that this process does."""
+    end_process(main)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="longrope", description="LongRoPE pipeline")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for group in GROUPS:
+        group.add(verbs)
+    return parser

@@ -1,0 +1,1 @@
+"""The computation, memory and time of a node, and the resources its job asks for."""

@@ -1,0 +1,400 @@
+"""What a node of a plan costs: FLOPs, memory, GPUs, hours; and what its job should ask for. Pure.
+
+A node's settings say how many documents of which length are scored, so its cost is known before anything
+is fetched. Numbers are upper bounds where a run may find work already done. See docs/cost.md.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from longrope.cost.search import scored_documents
+from longrope.cost.shapes import OPTIMIZER_BYTES, Shape
+from longrope.errors import UserError
+from longrope.settings.hardware import Machine
+from longrope.settings.training import ParallelSettings, divided_by_sharing
+
+MIB = 2**20
+"""bytes; memory of Slurm, Snakemake and the manifests is counted in these"""
+PROCESS_BYTES = {"score": 770 * MIB, "benchmarks": 850 * MIB, "train": 840 * MIB}
+"""with libraries, no model; measured with torch 2.13 for CUDA 13, which takes 350 MiB more than for CPUs"""
+CUDA_HOST_BYTES = 4096 * MIB
+"""more of it with CUDA's libraries: an allowance, not measured"""
+CUDA_BYTES = 1024 * MIB
+"""of a GPU for context, kernels and workspaces: an allowance, not measured"""
+GPU_SHARE = 0.9
+"""of a GPU's memory that is filled at most; the rest is fragmentation"""
+
+BENCHMARK_BATCH = 8
+"""prompts at once, as in `longrope.tasks.benchmarks`, which imports torch"""
+BENCHMARK_PROMPTS = {
+    "arc_challenge": (1172, 4),
+    "hellaswag": (10042, 4),
+    "mmlu": (14042, 4),
+    "truthfulqa_mc2": (817, 8),
+}
+"""items of the evaluated split, and answers to score for one, rounded up"""
+
+
+class Work(Protocol):
+    """What decides a node's cost; `longrope.plan.nodes.Node` is one."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of the node."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings of its stage."""
+
+    @property
+    def runtime(self) -> Mapping[str, Any]:
+        """`chunk_length`, `micro_batch_size` and, of a fine-tuning, `parallel`."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """A number of equal passes over the model."""
+
+    count: int
+    tokens: int
+    """of one pass"""
+    logits: int
+    """tokens of one pass whose logits are computed"""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a node costs; None where its settings do not tell."""
+
+    tokens: int | None = None
+    """over all passes"""
+    flops: float | None = None
+    gpu_bytes: float | None = None
+    """of each GPU"""
+    host_bytes: float | None = None
+    """of each node"""
+    disk_bytes: float | None = None
+    """of what remains; a fine-tuning's checkpoints need six times as much while it runs"""
+    gpus: int = 0
+    nodes: int = 1
+    seconds: float | None = None
+    fits: bool = True
+    """whether the memory suffices"""
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Hours times GPUs; without GPUs, hours of one thread."""
+        return None if self.seconds is None else self.seconds / 3600 * max(1, self.gpus)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether it is trained over several GPUs."""
+        return self.gpus > 1
+
+
+def estimate(work: Work, shape: Shape, machine: Machine) -> Estimate:
+    """Return what a node costs on a machine; nodes that do not compute cost nothing that is known."""
+    if work.kind == "finetune":
+        return _training(work, shape, machine)
+    if work.kind not in _SCORED:
+        return Estimate()
+    return _scoring(work, shape, machine, _SCORED[work.kind](work.settings))
+
+
+# Scoring ------------------------------------------------------------------------------------------
+
+
+def _search(settings: Mapping[str, Any]) -> list[Passes]:
+    return _searches(settings, [settings["target_length"]], 0)
+
+
+def _readjust(settings: Mapping[str, Any]) -> list[Passes]:
+    # The first of the attention scales is that of the search, and known.
+    return _searches(settings, settings["lengths"], settings["num_attention_scales"] - 1)
+
+
+def _searches(settings: Mapping[str, Any], lengths: list[int], more: int) -> list[Passes]:
+    """Return the search's documents, and those of the best candidate without start tokens."""
+    count = scored_documents(settings) + (1 + more) * settings["num_documents"]
+    return [Passes(count, length, length) for length in lengths]
+
+
+def _evaluate(settings: Mapping[str, Any]) -> list[Passes] | None:
+    tasks: dict[str, Callable[[Mapping[str, Any]], list[Passes] | None]] = {
+        "perplexity": _perplexity,
+        "passkey": _passkey,
+        "benchmarks": _benchmarks,
+    }
+    return tasks[settings["task"]](settings)
+
+
+def _perplexity(settings: Mapping[str, Any]) -> list[Passes] | None:
+    """Return the passes over all corpora; None for sliding windows over documents of unknown length."""
+    count = settings["num_documents"]
+    cells = [(count[corpus], at) for corpus, at in settings["lengths"].items() if at]
+    if settings["protocol"] == "window":
+        # One pass answers all lengths with the same factors, which only `none` has for sure.
+        alike = settings["method"] == "none"
+        return [Passes(n, x, x) for n, at in cells for x in ([max(at)] if alike else at)]
+    longest, stride = settings["max_tokens"], settings["stride"]
+    if longest is None:
+        return None
+    windows = {x: 1 - min(0, x - longest) // min(stride, x - 1) for _, at in cells for x in at}
+    return [Passes(n * windows[x], min(x, longest), min(x, longest)) for n, at in cells for x in at]
+
+
+def _passkey(settings: Mapping[str, Any]) -> list[Passes]:
+    """Return one pass a prompt; the logits of the few answer tokens do not count."""
+    count = settings["num_depths"] * settings["num_trials"]
+    return [Passes(count, length, 0) for length in settings["lengths"]]
+
+
+def _benchmarks(settings: Mapping[str, Any]) -> list[Passes]:
+    """Return one pass an answer, each as long as a prompt may be: an upper bound."""
+    length = settings["max_length"]
+    counts = [BENCHMARK_PROMPTS[name] for name in settings["tasks"]]
+    most = settings["max_items"]
+    return [Passes(min(items, most or items) * n, length, length) for items, n in counts]
+
+
+_SCORED: dict[str, Callable[[Mapping[str, Any]], list[Passes] | None]] = {
+    "search": _search,
+    "readjust": _readjust,
+    "evaluate": _evaluate,
+}
+
+
+def _scoring(work: Work, shape: Shape, machine: Machine, passes: list[Passes] | None) -> Estimate:
+    """Return the cost of passes on one device."""
+    if not passes:
+        return Estimate(gpus=min(1, machine.gpus_per_node))
+    benchmarks = work.settings.get("task") == "benchmarks"
+    longest, dtype = max(p.tokens for p in passes), work.settings["dtype"]
+    held = (
+        shape.generation_bytes(BENCHMARK_BATCH * longest, dtype)
+        if benchmarks
+        else shape.scoring_bytes(longest, work.runtime["chunk_length"], dtype)
+    )
+    flops = sum(p.count * shape.forward_flops(p.tokens, p.logits) for p in passes)
+    weights = shape.weight_bytes(dtype)
+    memory = _Memory("benchmarks" if benchmarks else "score", weights, lambda _: weights + held)
+    return Estimate(
+        tokens=sum(p.count * p.tokens for p in passes),
+        flops=flops,
+        seconds=flops / machine.scoring_speed,
+        **memory.on(machine, gpus=min(1, machine.gpus_per_node)),
+    )
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+def _training(work: Work, shape: Shape, machine: Machine) -> Estimate:
+    """Return the cost of a fine-tuning on as few GPUs as hold it, of those that can share it."""
+    settings, on_gpu = work.settings, bool(machine.gpus_per_node)
+    length, dtype = settings["text_length"], settings["dtype"]
+    rows = settings["num_steps"] * settings["batch_size"]
+    trained = _trained(shape, settings)
+    weights = 4 * (shape.parameters + trained.added)
+    parallel = ParallelSettings.model_validate(work.runtime.get("parallel", {}))
+    micro = work.runtime["micro_batch_size"]
+    at_once = micro * length
+    divided = divided_by_sharing(length, shape.attention)
+
+    def held(processes: int) -> float:
+        size = parallel.group_size(processes, divided)
+        logits = parallel.tile_length
+        activations = shape.activation_bytes(
+            at_once // size, dtype, checkpointing=on_gpu, logits=logits
+        )
+        moved = shape.checkpoint_bytes(at_once // size) if parallel.offload_activations else 0
+        return _states(weights, trained.parameters, parallel, processes) + activations - moved
+
+    kept = _offloaded(weights, trained.parameters, parallel)
+    if parallel.offload_activations:
+        kept += shape.checkpoint_bytes(at_once)
+    memory = _Memory("train", weights, held, kept)
+    batch = {"batch_size": settings["batch_size"], "micro_batch_size": micro}
+    counts = range(1, MOST_GPUS + 1)
+    gpus = memory.gpus(machine, [n for n in counts if parallel.can_spread(n, divided, **batch)])
+    flops = rows * shape.training_flops(length, checkpointing=on_gpu, frozen=trained.added > 0)
+    return Estimate(
+        tokens=rows * length,
+        flops=flops,
+        seconds=flops / machine.training_speed / max(1, gpus),
+        disk_bytes=shape.weight_bytes("float32"),
+        **memory.on(machine, gpus=gpus),
+    )
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What an optimizer moves."""
+
+    parameters: int
+    added: int = 0
+    """those of them that are adapters, and no part of the model"""
+
+
+def _trained(shape: Shape, settings: Mapping[str, Any]) -> _Trained:
+    lora = settings.get("lora")
+    if lora is None:
+        return _Trained(shape.parameters)
+    adapters = shape.adapter_parameters(lora["rank"])
+    more = shape.norm_and_embedding_parameters if lora["norms_and_embeddings"] else 0
+    return _Trained(adapters + more, adapters)
+
+
+def _states(weights: int, trained: int, parallel: ParallelSettings, processes: int) -> float:
+    """Return the bytes of weights, gradients and optimizer of each of some processes.
+
+    DeepSpeed keeps a copy of what is trained for the optimizer, also where it is float32 already.
+
+    Args:
+        weights: bytes of all weights.
+        trained: parameters that are trained.
+        parallel: how it is spread.
+        processes: among them.
+    """
+    optimizer = OPTIMIZER_BYTES * trained
+    alone = processes == 1 and parallel.offload == "none"
+    if alone or parallel.zero_stage == 0:
+        return weights + optimizer
+    divided = 4 * trained + optimizer - _offloaded(weights, trained, parallel)
+    whole = weights if parallel.zero_stage == 2 else 0
+    return whole + (divided + (weights if parallel.zero_stage == 3 else 0)) / processes
+
+
+def _offloaded(weights: int, trained: int, parallel: ParallelSettings) -> int:
+    """Return the bytes that wait in main memory: the optimizer's copy and two moments; and the weights."""
+    optimizer = 0 if parallel.offload == "none" else 12 * trained
+    return optimizer + (weights if parallel.offload == "all" else 0)
+
+
+MOST_GPUS = 1024
+"""beyond which no number is tried"""
+
+# Memory -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What a job holds, over all its devices."""
+
+    process: str
+    """key of PROCESS_BYTES"""
+    loaded: float
+    """bytes of the weights, which every process reads into its host's memory"""
+    computing: Callable[[int], float]
+    """number of devices -> bytes on each, weights included"""
+    offloaded: float = 0
+    """bytes in main memory instead, over all devices"""
+
+    def gpus(self, machine: Machine, counts: Sequence[int]) -> int:
+        """Return the first of some numbers of GPUs that hold it, or the last; 0 without GPUs."""
+        if not machine.gpus_per_node:
+            return 0
+        return next((gpus for gpus in counts if self._fits(machine, gpus)), counts[-1])
+
+    def _fits(self, machine: Machine, gpus: int) -> bool:
+        return CUDA_BYTES + self.computing(gpus) <= GPU_SHARE * machine.gpu_memory
+
+    def on(self, machine: Machine, *, gpus: int) -> dict[str, Any]:
+        """Return the fields of an estimate that say where it runs and what it holds there."""
+        host: float = PROCESS_BYTES[self.process]
+        if not gpus:
+            host += self.computing(1) + self.offloaded
+            return {"host_bytes": host, "fits": host <= 1e9 * machine.host_memory_gb}
+        fewest = -(-gpus // machine.gpus_per_node)
+        # a job has as many GPUs on each of its nodes
+        nodes = next(nodes for nodes in range(fewest, gpus + 1) if gpus % nodes == 0)
+        return {
+            "gpu_bytes": CUDA_BYTES + self.computing(gpus),
+            "host_bytes": (host + CUDA_HOST_BYTES + self.loaded) * (gpus // nodes)
+            + self.offloaded / nodes,
+            "gpus": gpus,
+            "nodes": nodes,
+            "fits": self._fits(machine, gpus),
+        }
+
+
+# What a job asks for ------------------------------------------------------------------------------
+
+MEMORY_SAFETY = 1.5
+"""over the estimate; glibc's allocator held up to 1.3 times the increment in the embedded default"""
+RUNTIME_SAFETY = 2
+"""over the estimate; another job may share the machine, and speeds are guesses for GPUs"""
+SNAKEMAKE_MB = 500
+"""of the Snakemake inside a Slurm job and the one inside its step"""
+LEAST_MB = 1500
+LEAST_MINUTES = 10
+LONGEST_MINUTES = 7 * 24 * 60
+"""no partition of many sites runs a job for longer; one that is cut off is tried again and goes on"""
+UNKNOWN_MINUTES = 1440
+"""where the shape or the work is not known"""
+UNKNOWN_MB = {"finetune": 256_000, "search": 64_000, "readjust": 64_000, "evaluate": 64_000}
+"""on a machine with GPUs, enough for a 7B model"""
+UNKNOWN_CPU_MB = 4000
+NO_GPU = {"fetch": (2000, 240), "tokenize": (4000, 240)}
+"""kinds that never use one -> MB and minutes; their cost hangs on files that are not there yet"""
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a job of a workload manager asks for."""
+
+    gpus_per_node: int
+    nodes: int
+    mem_mb: int
+    """MiB of each node"""
+    runtime_minutes: int
+
+
+def requirements(
+    work: Work, shape: Shape | None, machine: Machine, attempt: int = 1
+) -> Requirements:
+    """Return what a node's job asks for; memory and time grow with the attempt.
+
+    Args:
+        work: a node.
+        shape: of its model, None where it is not known.
+        machine: what the jobs run on.
+        attempt: 1 for the first.
+
+    Raises:
+        UserError: if a fine-tuning needs more memory than any GPUs that can divide it have.
+    """
+    if work.kind in NO_GPU:
+        memory, minutes = NO_GPU[work.kind]
+        return Requirements(0, 1, memory * attempt, minutes * attempt)
+    cost = estimate(work, shape, machine) if shape else Estimate()
+    if cost.seconds is None or cost.host_bytes is None:
+        memory = UNKNOWN_MB[work.kind] if machine.gpus_per_node else UNKNOWN_CPU_MB
+        gpus = min(1, machine.gpus_per_node)
+        return Requirements(gpus, 1, memory * attempt, UNKNOWN_MINUTES * attempt)
+    if work.kind == "finetune" and cost.gpus and not cost.fits:
+        raise UserError(
+            f"no number of GPUs of {machine.gpu_memory_gb:g} GB that can share a fine-tuning on rows of "
+            f"{work.settings['text_length']} tokens holds it; set finetune.parallel.tile_length, "
+            "offload_activations or offload, see docs/training.md."
+        )
+    memory = int(MEMORY_SAFETY * cost.host_bytes / MIB) + SNAKEMAKE_MB
+    minutes = int(RUNTIME_SAFETY * cost.seconds / 60) + 1
+    return Requirements(
+        gpus_per_node=cost.gpus // cost.nodes,
+        nodes=cost.nodes,
+        mem_mb=max(LEAST_MB, memory) * attempt,
+        runtime_minutes=min(LONGEST_MINUTES, max(LEAST_MINUTES, minutes) * attempt),
+    )
+
+
+def together(parts: Iterable[Requirements]) -> Requirements:
+    """Return what one job asks for that computes several nodes one after the other."""
+    all_of = list(parts)
+    return Requirements(
+        gpus_per_node=max(one.gpus_per_node for one in all_of),
+        nodes=max(one.nodes for one in all_of),
+        mem_mb=max(one.mem_mb for one in all_of),
+        runtime_minutes=min(LONGEST_MINUTES, sum(one.runtime_minutes for one in all_of)),
+    )

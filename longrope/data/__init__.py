@@ -1,0 +1,1 @@
+"""Files without torch: packages, documents, token stores, tokenizers, prompts, items, model folders."""

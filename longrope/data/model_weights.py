@@ -1,0 +1,316 @@
+"""Weights of a pretrained model: the headers of its safetensors beside what config.json asks for.
+
+Reads headers only, a few kilobytes a file. The names and shapes are those that transformers gives the
+supported architectures. None stands for a size that config.json does not tell.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longrope import reading
+from longrope.errors import UserError
+
+Size = int | None
+Shape = tuple[Size, ...]
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+FLOATS = ("BF16", "F16", "F32", "F64")
+"""safetensors' names of the types that weights may have"""
+PREFIXES = {"gpt_neox": "gpt_neox."}
+"""architecture -> what the names of all but the head begin with, if not `model.`"""
+HEAD = "lm_head.weight"
+OLD_HEAD = "embed_out.weight"
+"""name of the head in files of GPT-NeoX, which transformers renames"""
+BUFFERS = re.compile(r"rotary_emb\.inv_freq$|attention\.(masked_)?bias$")
+"""names that older versions of transformers saved although they are computed"""
+_HEADER_LIMIT = 100_000_000
+"""bytes; the format's own limit"""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What a header says of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def check_weights(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse weights that are not there, cut off, quantised, or not those of the configuration.
+
+    Args:
+        folder: of the model.
+        config: its config.json, as `model_folder.config.read_config` returns it.
+
+    Raises:
+        UserError: naming the file or the tensor.
+    """
+    prefix = _prefix(config)
+    saved = {_full_name(name, prefix): tensor for name, tensor in read_headers(folder).items()}
+    expected = expected_shapes(config)
+    _require_layers(folder, config, saved, prefix)
+    if config.get("tie_word_embeddings"):
+        _untie(expected, saved)
+    _require_no_quantised(folder, saved)
+    _require_all(folder, expected, saved)
+    for name, shape in expected.items():
+        _require_shape(folder, name, shape, saved[name].shape)
+    _require_no_more(folder, expected, saved)
+
+
+# What is there --------------------------------------------------------------------------------------
+
+
+def read_headers(folder: Path) -> dict[str, Tensor]:
+    """Return what the headers of the weights that transformers would load say, by name of the tensor.
+
+    Raises:
+        UserError: if there are no safetensors, shards are missing, or a file is cut off.
+    """
+    return {
+        name: tensor for path in weight_files(folder) for name, tensor in _read_header(path).items()
+    }
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that transformers would load; raises as `read_headers` does."""
+    if reading.is_file(folder / SINGLE):
+        return [folder / SINGLE]
+    if reading.is_file(folder / INDEX):
+        return _shards(folder)
+    others = [path.name for path in reading.entries(folder, "*.safetensors")]
+    if others:
+        raise UserError(
+            f"{folder} has {others[0]}, but neither {SINGLE} nor {INDEX}; fetch the complete model, or "
+            "save it with transformers' save_pretrained."
+        )
+    raise UserError(
+        f"{folder} has no *.safetensors; convert the weights, because pickled ones (*.bin, "
+        "*.pt) can run code and are never loaded."
+    )
+
+
+def _shards(folder: Path) -> list[Path]:
+    path = folder / INDEX
+    try:
+        names = sorted(set(json.loads(reading.read_text(path))["weight_map"].values()))
+        files = [folder / name for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{path} is not an index of safetensors files; fetch it again.") from None
+    foreign = [
+        name for name in names if Path(name).name != name or Path(name).suffix != ".safetensors"
+    ]
+    if foreign or not files:
+        raise UserError(
+            f"{path} must name *.safetensors files beside it, got {foreign[:1]}; fetch it again."
+        )
+    missing = [file.name for file in files if not reading.is_file(file)]
+    if missing:
+        raise UserError(
+            f"{folder} lacks {missing[0]}, {len(missing)} of the {len(files)} files that {INDEX} names; "
+            "fetch the complete model."
+        )
+    return files
+
+
+def _read_header(path: Path) -> dict[str, Tensor]:
+    """Return the header of a safetensors file whose size is what the header says.
+
+    Eight bytes of length, little-endian, then the header in JSON, then the tensors without gaps.
+    """
+    with reading.named(path), path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        text = file.read(length) if length <= _HEADER_LIMIT else b""
+        size = path.stat().st_size
+    if start == b"version ":
+        raise UserError(f"{path} is a pointer of Git LFS, not the weights; run git lfs pull there.")
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        ends = [entry["data_offsets"][1] for entry in header.values()]
+        tensors = {n: Tensor(e["dtype"], tuple(e["shape"])) for n, e in header.items()}
+        whole = 8 + length + max(ends, default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise UserError(
+            f"{path} is cut off or no safetensors file ({size:,} bytes); fetch the model again."
+        ) from None
+    if size != whole:
+        raise UserError(
+            f"{path} has {size:,} bytes where its header asks for {whole:,}; fetch the model again."
+        )
+    return tensors
+
+
+# What should be there -------------------------------------------------------------------------------
+
+
+def expected_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
+    """Return name and shape of every tensor of a model, as transformers builds it from a config.json."""
+    prefix = _prefix(config)
+    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
+    embedding, last = "embed_tokens", "norm"
+    if config["model_type"] == "gpt_neox":
+        embedding, last = "embed_in", "final_layer_norm"
+    shapes: dict[str, Shape] = {f"{prefix}{embedding}.weight": (vocabulary, hidden)}
+    layer = dict(_layer_shapes(config))
+    for index in range(config["num_hidden_layers"]):
+        shapes |= {f"{prefix}layers.{index}.{name}": shape for name, shape in layer.items()}
+    shapes[f"{prefix}{last}.weight"] = (hidden,)
+    if config["model_type"] == "gpt_neox":
+        shapes[f"{prefix}{last}.bias"] = (hidden,)
+    return shapes | {HEAD: (vocabulary, hidden)}
+
+
+def _layer_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
+    """Yield name and shape of every tensor of one decoder layer."""
+    hidden = config["hidden_size"]
+    kind = config["model_type"]
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    yield from ((f"{norm}.weight", (hidden,)) for norm in norms)
+    if kind == "gpt_neox":
+        yield from ((f"{norm}.bias", (hidden,)) for norm in norms)
+    for name, rows, columns, biased in _matrices(config):
+        yield f"{name}.weight", (rows, columns)
+        if biased:
+            yield f"{name}.bias", (rows,)
+    if kind == "qwen3":
+        width = _head_width(config)
+        yield "self_attn.q_norm.weight", (width,)
+        yield "self_attn.k_norm.weight", (width,)
+
+
+def _matrices(config: Mapping[str, Any]) -> Iterator[tuple[str, Size, Size, bool]]:
+    """Yield name, rows, columns and whether it has a bias, of every matrix of one decoder layer."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    queries, keys = _widths(config)
+    kind = config["model_type"]
+    biased = bool(config.get("attention_bias", kind == "gpt_neox"))
+    if kind == "gpt_neox":
+        yield "attention.query_key_value", _times(hidden, 3), hidden, biased
+        yield "attention.dense", hidden, hidden, biased
+        yield "mlp.dense_h_to_4h", inner, hidden, True
+        yield "mlp.dense_4h_to_h", hidden, inner, True
+        return
+    if kind == "phi3":
+        together = None if queries is None or keys is None else queries + 2 * keys
+        yield "self_attn.qkv_proj", together, hidden, False
+        yield "self_attn.o_proj", hidden, queries, False
+        yield "mlp.gate_up_proj", _times(inner, 2), hidden, False
+        yield "mlp.down_proj", hidden, inner, False
+        return
+    settled = {"qwen2": True, "mistral": False}
+    for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+        yield f"self_attn.{name}", rows, hidden, settled.get(kind, biased)
+    yield "self_attn.o_proj", hidden, queries, kind != "qwen2" and settled.get(kind, biased)
+    inside = kind == "llama" and bool(config.get("mlp_bias"))
+    for name in ("gate_proj", "up_proj"):
+        yield f"mlp.{name}", inner, hidden, inside
+    yield "mlp.down_proj", hidden, inner, inside
+
+
+def _widths(config: Mapping[str, Any]) -> tuple[Size, Size]:
+    """Return the width of all query heads, and of all key heads."""
+    heads, width = config["num_attention_heads"], _head_width(config)
+    # transformers' default where it is not told: one key head per query head in Llama and Phi-3
+    told = "num_key_value_heads" in config or config["model_type"] in ("llama", "phi3")
+    pairs = config.get("num_key_value_heads") or (heads if told else None)
+    return _times(heads, width), _times(pairs, width)
+
+
+def _head_width(config: Mapping[str, Any]) -> Size:
+    if config.get("head_dim"):
+        return int(config["head_dim"])
+    if config["model_type"] == "qwen3":
+        return None
+    return int(config["hidden_size"]) // int(config["num_attention_heads"])
+
+
+def _times(one: Size, other: Size) -> Size:
+    return None if one is None or other is None else one * other
+
+
+# Both beside each other -----------------------------------------------------------------------------
+
+
+def _prefix(config: Mapping[str, Any]) -> str:
+    return PREFIXES.get(config["model_type"], "model.")
+
+
+def _full_name(name: str, prefix: str) -> str:
+    """Return a tensor's name in the whole model; a model saved without its head has no prefix."""
+    if name in (HEAD, OLD_HEAD):
+        return HEAD
+    return name if name.startswith(prefix) else prefix + name
+
+
+def _untie(expected: dict[str, Shape], saved: Mapping[str, Tensor]) -> None:
+    """Expect of a tied embedding and head only what is saved; either stands for both."""
+    embedding = next(iter(expected))
+    if HEAD not in saved:
+        del expected[HEAD]
+    elif embedding not in saved:
+        del expected[embedding]
+
+
+def _require_layers(
+    folder: Path, config: Mapping[str, Any], saved: Mapping[str, Tensor], prefix: str
+) -> None:
+    """Refuse more layers than config.json tells, which transformers leaves out without a word."""
+    told = config["num_hidden_layers"]
+    numbers = re.compile(re.escape(prefix) + r"layers\.(\d+)\.")
+    found = 1 + max((int(m[1]) for name in saved if (m := numbers.match(name))), default=-1)
+    if found > told:
+        raise UserError(
+            f"{folder} holds weights of {found} layers where config.json says num_hidden_layers: {told}; "
+            "correct config.json, or remove the other layers' weights."
+        )
+
+
+def _require_no_quantised(folder: Path, saved: Mapping[str, Tensor]) -> None:
+    quantised = [
+        name for name, t in saved.items() if t.dtype not in FLOATS and not BUFFERS.search(name)
+    ]
+    if quantised:
+        raise UserError(
+            f"{folder} holds quantised weights ({quantised[0]} is {saved[quantised[0]].dtype}), which "
+            "cannot be extended; give the folder of the unquantised model."
+        )
+
+
+def _require_all(folder: Path, expected: Mapping[str, Shape], saved: Mapping[str, Tensor]) -> None:
+    missing = [name for name in expected if name not in saved]
+    if missing:
+        raise UserError(
+            f"{folder} lacks weights ({', '.join(missing[:3])}) that its config.json asks for; fetch the "
+            "complete model, or correct config.json."
+        )
+
+
+def _require_shape(folder: Path, name: str, shape: Shape, saved: tuple[int, ...]) -> None:
+    same = len(shape) == len(saved) and all(
+        size is None or size == other for size, other in zip(shape, saved, strict=True)
+    )
+    if not same:
+        asked = ", ".join("any" if size is None else str(size) for size in shape)
+        raise UserError(
+            f"{folder}: {name} has shape ({', '.join(map(str, saved))}) where config.json asks for "
+            f"({asked}); correct config.json, or fetch the model that it belongs to."
+        )
+
+
+def _require_no_more(
+    folder: Path, expected: Mapping[str, Shape], saved: Mapping[str, Tensor]
+) -> None:
+    """Refuse weights that transformers would leave out without a word, such as biases."""
+    more = [name for name in saved if name not in expected and not BUFFERS.search(name)]
+    if more:
+        raise UserError(
+            f"{folder} holds weights that its config.json has no place for ({', '.join(more[:3])}); "
+            "correct config.json, or remove them."
+        )

@@ -1,1 +1,0 @@
-"""Factors in files of other formats: `formats` reads and writes them all, `huggingface` a config's block."""

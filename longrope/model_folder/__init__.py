@@ -1,1 +1,0 @@
-"""A pretrained model on disk, judged without torch: its configuration, its weights' headers, its window."""

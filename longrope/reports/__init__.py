@@ -1,0 +1,1 @@
+"""Results to tables, the data of figures, and pages; without torch."""

@@ -1,0 +1,95 @@
+"""What each node of a plan cost, beside what it was estimated to cost; imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from longrope.cost.estimate import MIB, Estimate, estimate
+from longrope.cost.shapes import Shape
+from longrope.plan.nodes import KINDS
+from longrope.reports.results import PlanFile, PlanNode, nodes_of, read_json, read_lines
+from longrope.settings.hardware import Machine
+
+COST_COLUMNS = (
+    *("kind", "label", "seconds", "estimated_seconds", "peak_memory_mb", "estimated_memory_mb"),
+    *("scored_tokens", "estimated_tokens", "device", "node"),
+)
+STAGE_COLUMNS = ("kind", "nodes", "seconds", "estimated_seconds", "ratio")
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A node of a plan file, as `longrope.cost.estimate` reads it."""
+
+    kind: str
+    settings: Mapping[str, Any]
+    runtime: Mapping[str, Any]
+
+
+def cost_table(plan: PlanFile, store: Path, machine: Machine | None = None) -> pd.DataFrame:
+    """Return what each node cost, in the order of the stages, beside its estimate for a machine.
+
+    Estimates are missing without a machine, for kinds that have none, and if the plan does not tell
+    the model's shape.
+    """
+    shape = Shape.of(plan.get("shape", {}))
+    rows = [
+        _measured(store / key, key, node) | _estimated(node, shape, machine)
+        for kind in KINDS
+        for key, node in nodes_of(plan, kind)
+    ]
+    table = pd.DataFrame(rows, columns=list(COST_COLUMNS))
+    floats = ("seconds", "estimated_seconds", "peak_memory_mb", "estimated_memory_mb")
+    counts = ("scored_tokens", "estimated_tokens")
+    return table.astype(dict.fromkeys(floats, "float") | dict.fromkeys(counts, "Int64"))
+
+
+def _measured(folder: Path, key: str, node: PlanNode) -> dict[str, Any]:
+    manifest = read_json(folder / "manifest.json")
+    return {
+        "kind": node["kind"],
+        "label": node["label"],
+        "seconds": manifest["seconds"],
+        "peak_memory_mb": manifest.get("peak_memory_mb"),
+        "scored_tokens": scored_tokens(folder, node),
+        "device": manifest.get("device") or "",
+        "node": key,
+    }
+
+
+def _estimated(node: PlanNode, shape: Shape | None, machine: Machine | None) -> dict[str, Any]:
+    cost = Estimate()
+    if shape and machine:
+        work = _Planned(node["kind"], node["settings"], node["runtime"])
+        cost = estimate(work, shape, machine)
+    return {
+        "estimated_seconds": cost.seconds,
+        "estimated_memory_mb": cost.host_bytes and cost.host_bytes / MIB,
+        "estimated_tokens": cost.tokens,
+    }
+
+
+def scored_tokens(folder: Path, node: PlanNode) -> int | None:
+    """Return the tokens a node scored, or None for a kind of node that does not count them."""
+    if node["kind"] in ("search", "readjust"):
+        histories = [read_lines(path) for path in sorted(folder.glob("history*.jsonl"))]
+        return sum(int(history[-1]["scored_tokens"]) for history in histories if history)
+    if node["settings"].get("task") == "perplexity":
+        rows = read_json(folder / "scores.json")["rows"]
+        return sum(int(document["tokens"]) for row in rows for document in row["documents"])
+    return None
+
+
+def stage_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """Return the seconds of each stage, measured and estimated, and their ratio.
+
+    Only nodes with an estimate are summed, so that the two sums are of the same nodes.
+    """
+    known = costs[costs["estimated_seconds"].notna()]
+    sums = known.groupby("kind", sort=False)[["seconds", "estimated_seconds"]].sum()
+    sums["nodes"] = known.groupby("kind", sort=False).size()
+    sums["ratio"] = sums["estimated_seconds"] / sums["seconds"]
+    return sums.reset_index()[list(STAGE_COLUMNS)]

@@ -1,0 +1,231 @@
+"""Pictures of a plan as text: the graph of its nodes and that of its kinds, for graphviz or Mermaid.
+
+Nothing here draws, reads or writes. A picture needs a plan file alone; what is done is told to it.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from longrope.plan.nodes import KINDS
+from longrope.reports.lineage import products_of
+from longrope.reports.results import PlanFile, PlanNode, nodes_of
+
+COLOURS = {
+    "files": "#e8e8e8",
+    "fetch": "#d9d9d9",
+    "tokenize": "#cce5f6",
+    "search": "#fbdfae",
+    "finetune": "#f6c9ae",
+    "readjust": "#f3d5e6",
+    "evaluate": "#c3e8da",
+    "product": "#ffffff",
+}
+"""One colour per kind, pale enough for black text; tables and figures are products."""
+MISSING = 'style="filled,rounded,dashed", fontcolor="#555555"'
+PALE = ("files", "fetch")
+"""Kinds whose arrows are drawn pale: a model that all nodes read would hide the others."""
+UNSAID = {
+    "fetch": "documents|items|model|tokenizer",
+    "tokenize": "tokens",
+    "search": "factors",
+    "finetune": "model",
+    "readjust": "table",
+}
+"""Kind of a source -> beginnings of the roles that go without saying."""
+HERE = "working directory"
+ALIGNED = ("fetch", "tokenize", "evaluate")
+"""Kinds whose nodes stand in one column; the others alternate."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """One node, one kind, or one table or figure."""
+
+    name: str
+    kind: str
+    lines: tuple[str, ...]
+    done: bool
+    hint: str = ""
+    """shown when the pointer rests on it"""
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """Something that one box reads of another, and as what."""
+
+    source: str
+    target: str
+    roles: tuple[str, ...] = ()
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A picture, read from left to right."""
+
+    title: str
+    boxes: tuple[Box, ...]
+    arrows: tuple[Arrow, ...]
+
+
+# The two graphs ---------------------------------------------------------------------------------
+
+
+def node_graph(plan: PlanFile, done: Collection[str]) -> Graph:
+    """Return the graph of all nodes; `done` holds the keys of those that are."""
+    keys = [key for kind in KINDS for key, _ in nodes_of(plan, kind)]
+    boxes = [_node_box(key, plan["nodes"][key], key in done) for key in keys]
+    arrows = [arrow for key in keys for arrow in _arrows_into(key, plan["nodes"])]
+    return Graph(_title(plan, done), tuple(boxes), tuple(arrows))
+
+
+def _title(plan: PlanFile, done: Collection[str]) -> str:
+    missing = len(plan["nodes"].keys() - set(done))
+    state = f"{missing} of them not computed yet (dashed)" if missing else "all computed"
+    return f"{plan['experiment']}: {len(plan['nodes'])} nodes, {state}"
+
+
+def _node_box(key: str, node: PlanNode, done: bool) -> Box:
+    files = sorted({raw["path"] for raw in node["raw"].values()})
+    hint = " ".join([key, *(f"reads {path}" for path in files)])
+    return Box(key, node["kind"], (node["kind"], *words(node)), done, hint)
+
+
+def words(node: PlanNode) -> tuple[str, ...]:
+    """Return in one or two lines what a node is about, without its digest."""
+    label, settings = node["label"], node["settings"]
+    if {"task", "variant", "method"} <= settings.keys():
+        return settings["task"], f"{settings['variant']}, {settings['method']}"
+    if node["kind"] not in ("search", "finetune", "readjust"):
+        return (label,)
+    parts = re.fullmatch(r"(.+?)(?:-ft(\d+))?(?:-(\d+))?", label)
+    assert parts is not None
+    model, tuned, length = parts.groups()
+    first = f"{model} {length}" if length else model
+    return (first, f"tuned at {tuned}") if tuned else (first,)
+
+
+def _arrows_into(key: str, nodes: Mapping[str, PlanNode]) -> Iterator[Arrow]:
+    """Yield one arrow per node that is read, however many roles it has."""
+    inputs = nodes[key]["inputs"]
+    for source in dict.fromkeys(inputs.values()):
+        roles = tuple(role for role, read in inputs.items() if read == source)
+        unsaid = UNSAID.get(nodes[source]["kind"], "$")
+        label = ", ".join(role for role in roles if not re.match(unsaid, role))
+        yield Arrow(source, key, roles, label)
+
+
+def kind_graph(plan: PlanFile, done: Collection[str]) -> Graph:
+    """Return the graph of the kinds with their numbers of nodes, and of the tables and figures."""
+    kinds = [kind for kind in KINDS if nodes_of(plan, kind)]
+    files = sorted({raw["path"] for node in plan["nodes"].values() for raw in node["raw"].values()})
+    boxes = [
+        Box(path, "files", ("files", HERE if path == "." else path), done=True) for path in files
+    ]
+    boxes += [_kind_box(plan, kind, done) for kind in kinds]
+    boxes += [
+        Box(f"product/{made.name}", "product", (made.name, made.form), done=True)
+        for made in products_of(plan)
+    ]
+    return Graph(_title(plan, done), tuple(boxes), tuple(dict.fromkeys(_kind_arrows(plan))))
+
+
+def _kind_box(plan: PlanFile, kind: str, done: Collection[str]) -> Box:
+    nodes = nodes_of(plan, kind)
+    num_done = sum(key in done for key, _ in nodes)
+    count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+    return Box(kind, kind, (kind, f"{count}, {num_done} done"), num_done == len(nodes))
+
+
+def _kind_arrows(plan: PlanFile) -> Iterator[Arrow]:
+    """Yield an arrow per use; those between the same two kinds are alike."""
+    for node in plan["nodes"].values():
+        for raw in node["raw"].values():
+            yield Arrow(raw["path"], node["kind"])
+        for source in node["inputs"].values():
+            yield Arrow(plan["nodes"][source]["kind"], node["kind"])
+        for made in products_of(plan):
+            if made.reads(node):
+                yield Arrow(node["kind"], f"product/{made.name}")
+
+
+# As text ----------------------------------------------------------------------------------------
+
+
+def to_dot(graph: Graph) -> str:
+    """Return a graph in the language of graphviz."""
+    lines = [
+        f"digraph {_dot(graph.title)} {{",
+        f'  graph [rankdir=LR, label={_dot(graph.title)}, labelloc=t, fontname="sans-serif",',
+        "         fontsize=16, nodesep=0.12, ranksep=0.9]",
+        '  node [shape=box, style="filled,rounded", fontname="sans-serif", fontsize=11]',
+        '  edge [color="#777777", fontname="sans-serif", fontsize=9, arrowsize=0.6]',
+    ]
+    for kind, boxes in _by_kind(graph):
+        lines += [_dot_box(box) for box in boxes]
+        if kind in ALIGNED:
+            lines.append(f"  {{rank=same; {'; '.join(_dot(box.name) for box in boxes)}}}")
+    pale = {box.name for box in graph.boxes if box.kind in PALE}
+    lines += [_dot_arrow(arrow, arrow.source in pale) for arrow in graph.arrows]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _by_kind(graph: Graph) -> list[tuple[str, list[Box]]]:
+    groups = [(kind, [box for box in graph.boxes if box.kind == kind]) for kind in COLOURS]
+    return [(kind, boxes) for kind, boxes in groups if boxes]
+
+
+def _dot(text: str) -> str:
+    """Return a quoted string of the dot language; a line break in it is a centred line's end."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def _dot_box(box: Box) -> str:
+    look = 'style="filled,rounded"' if box.done else MISSING
+    return (
+        f"  {_dot(box.name)} [label={_dot(chr(10).join(box.lines))},"
+        f' fillcolor="{COLOURS[box.kind]}", {look}, tooltip={_dot(box.hint or box.name)}]'
+    )
+
+
+def _dot_arrow(arrow: Arrow, pale: bool) -> str:
+    hint = f"{arrow.source} -> {arrow.target}" + f" as {', '.join(arrow.roles)}" * bool(arrow.roles)
+    colour = ', color="#cccccc"' * pale
+    return (
+        f"  {_dot(arrow.source)} -> {_dot(arrow.target)}"
+        f" [label={_dot(arrow.label)}, edgetooltip={_dot(hint)}, labeltooltip={_dot(hint)}{colour}]"
+    )
+
+
+def to_mermaid(graph: Graph) -> str:
+    """Return a graph in the language of Mermaid, which GitHub and many editors draw."""
+    numbers = {box.name: f"n{index}" for index, box in enumerate(graph.boxes)}
+    lines = ["---", f"title: {json.dumps(graph.title)}", "---", "flowchart LR"]
+    for kind, boxes in _by_kind(graph):
+        inside = [_mermaid_box(numbers[box.name], box) for box in boxes]
+        framed = kind in ALIGNED and len(boxes) > 1
+        frame = [f"  subgraph {kind}", *inside, "  end", f"  style {kind} fill:none,stroke:#ccc"]
+        lines += frame if framed else inside
+    lines += [_mermaid_arrow(numbers, arrow) for arrow in graph.arrows]
+    lines += [f"  classDef {kind} fill:{colour},stroke:#333" for kind, colour in COLOURS.items()]
+    lines.append("  classDef missing color:#555,stroke-dasharray:5")
+    missing = ",".join(numbers[box.name] for box in graph.boxes if not box.done)
+    lines += [f"  class {missing} missing"] * bool(missing)
+    return "\n".join(lines) + "\n"
+
+
+def _mermaid_box(number: str, box: Box) -> str:
+    label = "<br/>".join(map(_mermaid, box.lines))
+    return f'  {number}("{label}"):::{box.kind}'
+
+
+def _mermaid_arrow(numbers: Mapping[str, str], arrow: Arrow) -> str:
+    label = f'|"{_mermaid(arrow.label)}"|' if arrow.label else ""
+    return f"  {numbers[arrow.source]} -->{label} {numbers[arrow.target]}"
+
+
+def _mermaid(text: str) -> str:
+    """Return text with all that Mermaid or HTML would read as theirs as a numbered character."""
+    return re.sub(r"[^\w ,.:/+-]", lambda found: f"#{ord(found[0])};", text)

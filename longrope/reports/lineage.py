@@ -1,0 +1,204 @@
+"""Which nodes stand behind each table and figure, and what their manifests say made them.
+
+To add a table or a figure, add its row to PRODUCTS; a test compares them with the rules.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from longrope import reading
+from longrope.plan.nodes import KINDS
+from longrope.reports.results import PlanFile, PlanNode, nodes_of, read_json, table_note
+
+COMMIT_CHARACTERS = 7
+PACKAGES = ("longrope", "torch", "transformers", "lm-eval")
+COLUMNS = (
+    *("table", "kind", "label", "digest", "finished", "commit"),
+    *PACKAGES,
+    *("machine", "device", "host", "seconds"),
+)
+"""Of the provenance table."""
+DIRTY = "+"
+"""Ends a commit whose code had uncommitted changes."""
+Row = Mapping[str, Any]
+"""One node behind one table, by COLUMNS."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A table, a figure or both, made of what some nodes left behind."""
+
+    name: str
+    form: str
+    kinds: tuple[str, ...]
+    """kinds of the nodes it reads itself"""
+    task: str | None = None
+    """the one evaluation task it reads"""
+    packages: tuple[str, ...] = ("torch", "transformers")
+    """packages whose versions may show in its numbers"""
+    study: bool | None = None
+    """whether it reads the searches of a study, or those of an extension; None for both"""
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Columns that should say the same of every node behind the product."""
+        return ("commit", *self.packages)
+
+    def reads(self, node: PlanNode) -> bool:
+        """Return whether the product is made of this node's own files."""
+        settings = node["settings"]
+        wanted = self.study in (None, "study" in settings)
+        return node["kind"] in self.kinds and self.task in (None, settings.get("task")) and wanted
+
+
+PRODUCTS = (
+    Product("perplexity", "table and figure", ("evaluate",), "perplexity"),
+    Product("passkey", "table and figure", ("evaluate",), "passkey"),
+    Product(
+        "benchmarks", "table", ("evaluate",), "benchmarks", ("torch", "transformers", "lm-eval")
+    ),
+    Product("factors", "figure", ("search", "readjust"), study=False),
+    Product("convergence", "figure", ("search", "readjust"), study=False),
+    Product("training", "figure", ("finetune",)),
+    Product("search", "table and figure", ("search",), study=True),
+    Product("search_summary", "table", ("search",), study=True),
+    Product("search_convergence", "figure", ("search",), study=True),
+    Product("cost", "table", KINDS),
+)
+
+# Which nodes ------------------------------------------------------------------------------------
+
+
+def products_of(plan: PlanFile) -> list[Product]:
+    """Return the products that the plan has nodes for."""
+    return [made for made in PRODUCTS if any(map(made.reads, plan["nodes"].values()))]
+
+
+def behind(plan: PlanFile, product: Product) -> list[tuple[str, PlanNode]]:
+    """Return the nodes a product reads and all that they were made of, in the order of the stages."""
+    reached = {key for key, node in plan["nodes"].items() if product.reads(node)}
+    new = reached
+    while new:
+        new = {source for key in new for source in plan["nodes"][key]["inputs"].values()} - reached
+        reached = reached | new
+    return [item for kind in KINDS for item in nodes_of(plan, kind) if item[0] in reached]
+
+
+def finished(plan: PlanFile, store: Path) -> set[str]:
+    """Return the keys of the nodes that are done."""
+    return {key for key in plan["nodes"] if reading.is_file(store / key / "DONE")}
+
+
+# What made them ---------------------------------------------------------------------------------
+
+
+def made_by(folder: Path) -> dict[str, Any]:
+    """Return what a node's manifest says made it; cells it says nothing about are empty.
+
+    A node may have no manifest: one that nothing new needs can be deleted, and tables stay.
+    """
+    path = folder / "manifest.json"
+    manifest = read_json(path) if reading.is_file(path) else {}
+    versions, git = manifest.get("versions") or {}, manifest.get("git") or {}
+    commit = (git.get("commit") or "")[:COMMIT_CHARACTERS]
+    told = {name: manifest.get(name) or "" for name in ("finished", "machine", "device", "host")}
+    return {
+        **told,
+        **{name: versions.get(name) or "" for name in PACKAGES},
+        "commit": commit + DIRTY * bool(commit and git.get("dirty")),
+        "seconds": manifest.get("seconds"),
+    }
+
+
+def rows_of(plan: PlanFile, store: Path, product: Product) -> list[Row]:
+    """Return one row per node behind a product."""
+    return [
+        {
+            "table": product.name,
+            "kind": node["kind"],
+            "label": node["label"],
+            "digest": key.rpartition("-")[2],
+            **made_by(store / key),
+        }
+        for key, node in behind(plan, product)
+    ]
+
+
+def provenance(plan: PlanFile, store: Path) -> list[tuple[Product, list[Row]]]:
+    """Return every product of the plan with its rows."""
+    return [(product, rows_of(plan, store, product)) for product in products_of(plan)]
+
+
+def provenance_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+    """Return one row per product and node behind it."""
+    rows = [row for _, rows in provenance(plan, store) for row in rows]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seconds": float})
+
+
+# In a sentence ----------------------------------------------------------------------------------
+
+
+def values_of(rows: Sequence[Row], column: str) -> "Counter[str]":
+    """Return how many nodes tell what in a column, the most frequent first; "" tells nothing."""
+    counts = Counter(str(row[column]) for row in rows)
+    return Counter(dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))))
+
+
+def is_mixed(rows: Sequence[Row], product: Product) -> bool:
+    """Return whether the nodes tell several commits or several versions of one package."""
+    return any(len(values_of(rows, column).keys() - {""}) > 1 for column in product.watched)
+
+
+def made_sentence(rows: Sequence[Row], product: Product, form: str = "") -> str:
+    """Return a sentence on the commits and versions behind a product, "" if no manifest tells any.
+
+    `form` is what the reader sees of a product that has several.
+    """
+    told = {column: values_of(rows, column) for column in product.watched}
+    told = {column: counts for column, counts in told.items() if any(counts)}
+    if not told:
+        return ""
+    gloss = f"; {DIRTY} marks uncommitted changes" * any(map(_is_dirty, told.get("commit", ())))
+    if all(len(counts) == 1 for counts in told.values()):
+        return f"Made {_plainly(told)}{gloss}."
+    phrases = "; ".join(_counted(column, counts) for column, counts in told.items())
+    return f"Nodes behind this {form or product.form} were made {phrases}{gloss}."
+
+
+def _is_dirty(commit: str) -> bool:
+    return commit.endswith(DIRTY)
+
+
+def _plainly(told: Mapping[str, "Counter[str]"]) -> str:
+    """Return the one commit and the one version of each package."""
+    values = {column: next(iter(counts)) for column, counts in told.items()}
+    commit = [f"at commit {values.pop('commit')}"] if "commit" in values else []
+    packages = ", ".join(f"{name} {version}" for name, version in values.items())
+    return " ".join(commit + [f"with {packages}"] * bool(packages))
+
+
+def _counted(column: str, counts: "Counter[str]") -> str:
+    """Return the values of a column, each with its number of nodes where there are several."""
+    told = [value for value in counts if value]
+    listed = ", ".join(f"{value or 'not recorded'} ({_nodes(n)})" for value, n in counts.items())
+    shown = listed if len(counts) > 1 else told[0]
+    if column == "commit":
+        return f"at {len(told)} commits: {shown}" if len(told) > 1 else f"at commit {shown}"
+    several = f"with {len(told)} versions of {column}: {shown}"
+    return several if len(told) > 1 else f"with {column} {shown}"
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
+
+
+def full_note(plan: PlanFile, store: Path, table: str) -> str:
+    """Return what stands above a table: stand-in, tuning mix, and what made its numbers."""
+    product = next(product for product in PRODUCTS if product.name == table)
+    made = made_sentence(rows_of(plan, store, product), product, "table")
+    return " ".join(note for note in (table_note(plan), made) if note)

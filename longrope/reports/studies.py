@@ -1,0 +1,179 @@
+"""A study of searches to tables: every search, the algorithms over seeds, and how they converged.
+
+Reads what the search nodes of a plan left behind; imports no torch. A study that has algorithms named
+`evolution` or `evolution-public` has the others compared with them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.stats import t as student
+
+from longrope.reports.results import (
+    PlanFile,
+    PlanNode,
+    nodes_of,
+    on_all_documents,
+    read_json,
+    read_lines,
+)
+from longrope.rope.factors import RopeFactors
+
+BASELINES = ("evolution", "evolution-public")
+"""algorithms of a study that the others are compared with"""
+SEARCH_COLUMNS = (
+    *("algorithm", "seed", "length", "bos", "scored_tokens", "train_ppl", "heldout_ppl"),
+    *("seconds", "peak_memory_mb"),
+)
+SUMMARY_COLUMNS = (
+    *("algorithm", "length", "seeds", "scored_tokens", "heldout_ppl", "heldout_low"),
+    *("heldout_high", "baseline", "common_seeds", "wins", "log_ratio", "log_ratio_low"),
+    *("log_ratio_high", "token_share"),
+)
+CONVERGENCE_COLUMNS = ("algorithm", "seed", "length", "scored_tokens", "best")
+
+# Every search -----------------------------------------------------------------------------------
+
+
+def search_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+    """Return one row per search of a study: what it found, and what that cost."""
+    rows = [_search_row(store / key, node) for key, node in nodes_of(plan, "search")]
+    table = pd.DataFrame(rows, columns=list(SEARCH_COLUMNS))
+    return table.sort_values(["length", "algorithm", "seed"], kind="stable", ignore_index=True)
+
+
+def _search_row(folder: Path, node: PlanNode) -> dict[str, Any]:
+    found = RopeFactors.read(folder / "factors.json").provenance
+    manifest = read_json(folder / "manifest.json")
+    return {
+        **_which(node),
+        "bos": found["bos"],
+        "scored_tokens": found["scored_tokens"],
+        "train_ppl": found["perplexity"],
+        "heldout_ppl": found["held_out_perplexity"],
+        "seconds": manifest["seconds"],
+        "peak_memory_mb": manifest["peak_memory_mb"],
+    }
+
+
+def _which(node: PlanNode) -> dict[str, Any]:
+    """Return the cells that say which search of the study a node is."""
+    settings = node["settings"]
+    return {
+        "algorithm": settings["study"],
+        "seed": settings["seed"],
+        "length": settings["target_length"],
+    }
+
+
+# Algorithms over seeds --------------------------------------------------------------------------
+
+
+def summary_table(searches: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per length, algorithm and baseline, of the table of all searches.
+
+    Where a study has no other baseline than the algorithm itself, the cells of the comparison are empty.
+    """
+    rows = [row for _, found in searches.groupby("length") for row in _summary_rows(found)]
+    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+
+
+def _summary_rows(searches: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one length."""
+    by_name = {str(name): found.set_index("seed") for name, found in searches.groupby("algorithm")}
+    for name, found in by_name.items():
+        baselines = [base for base in BASELINES if base in by_name and base != name]
+        own = {"algorithm": name, "length": found["length"].iloc[0], **_over_seeds(found)}
+        for base in baselines:
+            yield {**own, "baseline": base, **_compared(found, by_name[base])}
+        if not baselines:
+            yield {**own, "baseline": ""}
+
+
+def _over_seeds(searches: pd.DataFrame) -> dict[str, float]:
+    low, high = mean_interval(searches["heldout_ppl"])
+    return {
+        "seeds": len(searches),
+        "scored_tokens": searches["scored_tokens"].median(),
+        "heldout_ppl": searches["heldout_ppl"].mean(),
+        "heldout_low": low,
+        "heldout_high": high,
+    }
+
+
+def _compared(searches: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float]:
+    """Return how searches do beside a baseline's of the same seeds, both indexed by seed."""
+    pairs = searches.merge(baseline, on="seed", suffixes=("", "_base"))
+    ratios = np.log(pairs["heldout_ppl"] / pairs["heldout_ppl_base"])
+    low, high = mean_interval(ratios)
+    return {
+        "common_seeds": len(pairs),
+        "wins": int((pairs["heldout_ppl"] < pairs["heldout_ppl_base"]).sum()),
+        "log_ratio": ratios.mean(),
+        "log_ratio_low": low,
+        "log_ratio_high": high,
+        "token_share": pairs["scored_tokens"].sum() / pairs["scored_tokens_base"].sum(),
+    }
+
+
+def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Return Student's interval of a mean, if values of shape (n,) are drawn from one normal distribution.
+
+    Returns:
+        lower and upper end; NaN for fewer than two values, or if one is not finite.
+    """
+    numbers = np.asarray(values, dtype=float)
+    if len(numbers) < 2 or not np.isfinite(numbers).all():
+        return np.nan, np.nan
+    half = (
+        student.ppf((1 + level) / 2, len(numbers) - 1) * numbers.std(ddof=1) / len(numbers) ** 0.5
+    )
+    return float(numbers.mean() - half), float(numbers.mean() + half)
+
+
+# Convergence ------------------------------------------------------------------------------------
+
+
+def study_convergence(plan: PlanFile, store: Path) -> pd.DataFrame:
+    """Return the best perplexity so far of each search of a study, by scored tokens.
+
+    Only candidates scored on all search documents count: an algorithm that compares on few of them knows
+    its best no earlier, and perplexities on few depend on which these are. A row per such candidate.
+    """
+    tables = [_best_so_far(store / key, node) for key, node in nodes_of(plan, "search")]
+    if not tables:
+        return pd.DataFrame(columns=list(CONVERGENCE_COLUMNS))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _best_so_far(folder: Path, node: PlanNode) -> pd.DataFrame:
+    lines = on_all_documents(read_lines(folder / "history.jsonl"))
+    perplexity = pd.Series([line["perplexity"] for line in lines], dtype=float)
+    return pd.DataFrame(
+        {
+            **_which(node),
+            "scored_tokens": [line["scored_tokens"] for line in lines],
+            "best": perplexity.cummin().ffill(),
+        }
+    )[list(CONVERGENCE_COLUMNS)]
+
+
+def band_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return median, least and most over seeds of the best so far, indexed by scored tokens.
+
+    Args:
+        rows: convergence of one algorithm at one length.
+
+    Returns:
+        columns `median`, `low` and `high`; from where every seed has a candidate scored on all documents.
+        A search that is over stays at what it found.
+    """
+    by_seed = rows.pivot_table(index="scored_tokens", columns="seed", values="best", aggfunc="min")
+    filled = by_seed.ffill().dropna()
+    return pd.DataFrame(
+        {"median": filled.median(axis=1), "low": filled.min(axis=1), "high": filled.max(axis=1)}
+    )

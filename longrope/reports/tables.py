@@ -1,0 +1,326 @@
+"""Results to tables: reads what the nodes of a plan left behind and puts it in fixed columns.
+
+Nothing here scores, trains or draws, and nothing imports torch: a table is made in a second. To add
+one, write a function like `passkey_table`, a short script and a rule in rules/report.smk.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypedDict
+
+import numpy as np
+import pandas as pd
+
+from longrope.errors import UserError
+from longrope.reports.results import (
+    PlanFile,
+    PlanNode,
+    corpus_stand_in,
+    evaluations,
+    fine_tunings,
+    nodes_of,
+    on_all_documents,
+    read_lines,
+)
+from longrope.rope.factors import FactorTable, RopeFactors
+from longrope.rope.methods import METHODS, Geometry
+from longrope.store.atomic import write_text
+
+METHOD_ORDER = (*METHODS, "longrope")
+"""Rows of every table and entries of every legend stand in this order."""
+PERPLEXITY_COLUMNS = (
+    *("corpus", "stand_in", "variant", "method", "length", "protocol", "bos"),
+    *("documents", "tokens", "ppl", "ppl_low", "ppl_high"),
+)
+PASSKEY_COLUMNS = ("variant", "method", "length", "depth", "bos", "trials", "correct")
+BENCHMARKS_COLUMNS = (
+    *("variant", "method", "task", "few_shot", "bos", "items", "metric"),
+    *("value", "stderr", "chance", "stand_in"),
+)
+CONVERGENCE_COLUMNS = (
+    *("search", "length", "iteration", "origin", "start", "scored_tokens", "perplexity", "best"),
+)
+MEMORY_COLUMNS = ("peak_gpu_memory_mb", "resident_memory_mb", "peak_memory_so_far_mb")
+TRAINING_COLUMNS = (
+    *("model", "step", "loss", "learning_rate", "grad_norm", "tokens_per_second"),
+    *MEMORY_COLUMNS,
+)
+WATCHED_COLUMNS = ("model", "step", "length", "num_documents", "perplexity")
+TEXT_COLUMNS = (
+    *("corpus", "stand_in", "variant", "method", "protocol", "bos", "task", "metric"),
+    *("algorithm", "baseline"),
+)
+RESAMPLES = 1000
+START = "seed:"
+"""Begins the origin of what a search starts from."""
+
+
+class Document(TypedDict):
+    """Score of one document."""
+
+    name: str
+    nll: float
+    """summed over the scored tokens, nats"""
+    tokens: int
+    """scored tokens"""
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+def perplexity(documents: Sequence[Document]) -> float:
+    """Return exp(sum of nats / sum of tokens): a long document weighs more than a short one."""
+    tokens = sum(document["tokens"] for document in documents)
+    if not tokens:
+        return math.nan
+    with np.errstate(over="ignore"):
+        return float(np.exp(sum(document["nll"] for document in documents) / tokens))
+
+
+def bootstrap_interval(documents: Sequence[Document], seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the perplexity over documents.
+
+    Documents are redrawn, not tokens: tokens of one document are not independent. Equal seeds
+    redraw the same documents for every method. A handful of documents gives too narrow an interval.
+
+    Returns:
+        lower and upper end; NaN for fewer than two documents, which say nothing about their spread.
+    """
+    if len(documents) < 2:
+        return math.nan, math.nan
+    nats = np.array([document["nll"] for document in documents])
+    tokens = np.array([document["tokens"] for document in documents])
+    drawn = np.random.default_rng(seed).integers(len(nats), size=(RESAMPLES, len(nats)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Quantiles pass through exp, and the mean nats cannot overflow.
+        means = nats[drawn].sum(axis=1) / tokens[drawn].sum(axis=1)
+        low, high = np.exp(np.percentile(means, [2.5, 97.5]))
+    return float(low), float(high)
+
+
+def perplexity_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+    """Return one row per corpus, variant, method and length, with its interval."""
+    rows = [
+        {
+            "corpus": row["corpus"],
+            "stand_in": corpus_stand_in(plan, node, row["corpus"]),
+            "variant": scores["variant"],
+            "method": scores["method"],
+            "length": row["length"],
+            "protocol": scores["protocol"],
+            "bos": scores["bos"],
+            **_perplexity_cells(row["documents"]),
+        }
+        for node, scores in evaluations(plan, store, "perplexity")
+        for row in scores["rows"]
+    ]
+    return _table(rows, PERPLEXITY_COLUMNS, ["corpus", "variant", "method", "length"])
+
+
+def _perplexity_cells(documents: Sequence[Document]) -> dict[str, float]:
+    low, high = bootstrap_interval(documents)
+    return {
+        "documents": len(documents),
+        "tokens": sum(document["tokens"] for document in documents),
+        "ppl": perplexity(documents),
+        "ppl_low": low,
+        "ppl_high": high,
+    }
+
+
+def passkey_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+    """Return one row per variant, method, length and depth."""
+    rows = _task_rows(plan, store, "passkey")
+    return _table(rows, PASSKEY_COLUMNS, ["variant", "method", "length", "depth"])
+
+
+def benchmarks_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+    """Return one row per variant, method and benchmark; a benchmark without items has no value."""
+    rows = [
+        row | {"stand_in": row.get("stand_in") or ""}
+        for row in _task_rows(plan, store, "benchmarks")
+    ]
+    table = _table(rows, BENCHMARKS_COLUMNS, ["variant", "method", "task", "metric"])
+    return table.astype({"value": float, "stderr": float, "chance": float})
+
+
+def _task_rows(plan: PlanFile, store: Path, task: str) -> list[dict[str, Any]]:
+    return [
+        {**row, **{name: scores[name] for name in ("variant", "method", "bos")}}
+        for _, scores in evaluations(plan, store, task)
+        for row in scores["rows"]
+    ]
+
+
+def _table(
+    rows: Sequence[dict[str, Any]], columns: Sequence[str], order: list[str]
+) -> pd.DataFrame:
+    """Return the columns asked for, sorted; methods stand in METHOD_ORDER, all else ascends."""
+    table = pd.DataFrame(list(rows), columns=list(columns))
+    return table.sort_values(order, key=_rank, kind="stable", ignore_index=True)
+
+
+def _rank(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    if column.name != "method":
+        return column
+    return column.map({method: rank for rank, method in enumerate(METHOD_ORDER)})
+
+
+# Searches ---------------------------------------------------------------------------------------
+
+
+class Searched(NamedTuple):
+    """A factor set and where it was searched."""
+
+    stage: Literal["base", "tuned", "readjusted"]
+    where: str
+    """name of the model that was scored, and what had been done to it"""
+    factors: RopeFactors
+
+
+def searched_factors(plan: PlanFile, store: Path) -> list[Searched]:
+    """Return every factor set that was searched, with where it was searched, by length."""
+    found = [
+        Searched(*_searched_where(node), RopeFactors.read(store / key / "factors.json"))
+        for key, node in nodes_of(plan, "search")
+    ]
+    for key, node in nodes_of(plan, "readjust"):
+        entries = FactorTable.read(store / key / "factor_table.json").entries
+        # The other entries of the table are those of the searches above.
+        chosen = [entry for entry in entries if entry.target_length in node["settings"]["lengths"]]
+        found += [Searched(*_searched_where(node), entry) for entry in chosen]
+    return sorted(found, key=lambda item: (item.factors.target_length, item.where))
+
+
+def _searched_where(node: PlanNode) -> tuple[Literal["base", "tuned", "readjusted"], str]:
+    """Return whether a search scored the base model or a tuned one, and its name."""
+    settings = node["settings"]
+    name = str(settings["model"])
+    if node["kind"] == "readjust":
+        return "readjusted", f"{name}, readjusted"
+    if settings["source_length"] == settings["original_length"]:
+        return "base", name
+    return "tuned", f"{name}, tuned at {settings['source_length']:,} tokens"
+
+
+def geometry_of(factors: RopeFactors) -> Geometry:
+    """Return the rotary geometry of the model that factors were searched for.
+
+    Raises:
+        UserError: if they do not say its rotary base.
+    """
+    if factors.rope_theta is None:
+        raise UserError(
+            f"the factors for {factors.target_length} tokens do not say their rope_theta; search again."
+        )
+    return Geometry(
+        num_pairs=len(factors.factors),
+        rope_theta=factors.rope_theta,
+        original_length=factors.original_length,
+    )
+
+
+def convergence_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+    """Return one row per candidate scored on all documents of its search, with the best so far.
+
+    On fewer documents, perplexities depend on which these are, and do not compare. `start` names what the
+    search started from, where the candidate is that: a start may be scored on all documents later.
+    """
+    rows = [
+        {"search": name, "length": length} | line | {"start": starts.get(_values(line), "")}
+        for name, length, path in _histories(plan, store)
+        for lines in [read_lines(path)]
+        for starts in [_starts(lines)]
+        for line in on_all_documents(lines)
+    ]
+    table = pd.DataFrame(rows, columns=list(CONVERGENCE_COLUMNS[:-1])).astype({"perplexity": float})
+    table["perplexity"] = table["perplexity"].replace(math.inf, math.nan)
+    table["best"] = table.groupby(["length", "search"])["perplexity"].cummin()
+    return table.sort_values(["length", "search"], kind="stable", ignore_index=True)
+
+
+def _starts(lines: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], str]:
+    """Return what a search started from by its values, as its history calls it without `seed:`."""
+    begun = [line for line in reversed(lines) if line["origin"].startswith(START)]
+    return {_values(line): line["origin"].removeprefix(START) for line in begun}
+
+
+def _values(line: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a candidate is, whatever it was scored on."""
+    return (*line["factors"], line["num_start_tokens"], line.get("attention_scale"))
+
+
+def _histories(plan: PlanFile, store: Path) -> Iterator[tuple[str, int, Path]]:
+    """Yield where, at which length and in which file a search was recorded."""
+    for key, node in nodes_of(plan, "search"):
+        length = int(node["settings"]["target_length"])
+        yield _searched_where(node)[1], length, store / key / "history.jsonl"
+    for key, node in nodes_of(plan, "readjust"):
+        for length in node["settings"]["lengths"]:
+            yield _searched_where(node)[1], int(length), store / key / f"history-{length}.jsonl"
+
+
+# Fine-tuning ------------------------------------------------------------------------------------
+
+
+def training_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+    """Return one row per fine-tuned model and step; what was not measured is missing."""
+    rows = [
+        {"model": node["label"]} | speeds.get(line["step"], {}) | line
+        for key, node in fine_tunings(plan)
+        for speeds in [{line["step"]: line for line in _lines(store / key / "measured.jsonl")}]
+        for line in read_lines(store / key / "log.jsonl")
+    ]
+    table = pd.DataFrame(rows, columns=list(TRAINING_COLUMNS))
+    return table.astype(dict.fromkeys(TRAINING_COLUMNS[2:], float))
+
+
+def watched_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+    """Return one row per fine-tuned model that was watched, step and length."""
+    rows = [
+        {"model": node["label"]} | line
+        for key, node in fine_tunings(plan)
+        for line in _lines(store / key / "watched.jsonl")
+    ]
+    return pd.DataFrame(rows, columns=list(WATCHED_COLUMNS)).astype({"perplexity": float})
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file that not every fine-tuning has."""
+    return read_lines(path) if path.is_file() else []
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """Return a table as Markdown, numbers to six significant digits and right-aligned."""
+    numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
+    lines = [list(table.columns), ["---:" if right else "---" for right in numeric]]
+    lines += [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None or value is pd.NA or value != value:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value).replace("|", "\\|")
+
+
+def write_table(table: pd.DataFrame, csv: Path, markdown: Path, note: str = "") -> None:
+    """Write a table as CSV and, with a note above it, as Markdown.
+
+    Six significant digits: further ones differ between machines.
+    """
+    write_text(csv, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    write_text(markdown, f"{note}\n\n" * bool(note) + to_markdown(table))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read what `write_table` wrote; text stays text where it is empty or looks like a number."""
+    text: dict[Any, Any] = dict.fromkeys(TEXT_COLUMNS, str)
+    table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=text)
+    return table.fillna(dict.fromkeys(TEXT_COLUMNS, ""))

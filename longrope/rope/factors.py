@@ -1,0 +1,135 @@
+"""The value that everything passes around: one factor per rotary pair, and what goes with it.
+
+Source: Ding et al. 2024, LongRoPE (arXiv:2402.13753), section 3: pair i of token n turns by
+`n / (factor_i * theta^(2i/d))` radians, or by `n / theta^(2i/d)` if n is below the number of start tokens.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from longrope import reading
+from longrope.errors import UserError
+
+
+class RopeFactors(BaseModel):
+    """Rescale factors of one model for one length."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    factors: tuple[float, ...] = Field(min_length=1)
+    """one per rotary pair, fastest pair first, dimensionless, each > 0"""
+    num_start_tokens: int = Field(default=0, ge=0)
+    """leading tokens left unscaled, with neither factors nor attention scale"""
+    attention_scale: float = Field(default=1.0, gt=0)
+    """multiplies cos and sin, so attention logits get it squared"""
+    original_length: int = Field(gt=0)
+    """context window of the pretrained model, tokens"""
+    target_length: int = Field(gt=0)
+    """context window these factors are for, tokens"""
+    rope_theta: float | None = Field(default=None, gt=1, allow_inf_nan=False)
+    """base of the model's rotary frequencies, without which factors make no angles; None: not known"""
+    partial_rotary_factor: float | None = Field(default=None, gt=0, le=1)
+    """share of a head's dimensions that is rotated; None: not known"""
+    method: str
+    """where they come from: a key of METHODS, or `longrope`"""
+    provenance: dict[str, str | int | float] = Field(default_factory=dict)
+    """model, seed, search cost and the like; does not change what the factors do"""
+
+    @model_validator(mode="after")
+    def _finite(self) -> Self:
+        for index, factor in enumerate(self.factors):
+            if not (math.isfinite(factor) and factor > 0):
+                raise ValueError(f"factor {index} must be finite and positive, got {factor}")
+        return self
+
+    @property
+    def scale(self) -> float:
+        """Target length over original length."""
+        return self.target_length / self.original_length
+
+    def identity(self) -> dict[str, object]:
+        """Return what decides the angles: factors, start tokens and attention scale."""
+        return {
+            "factors": list(self.factors),
+            "num_start_tokens": self.num_start_tokens,
+            "attention_scale": self.attention_scale,
+        }
+
+    def origin(self) -> list[str]:
+        """Return in words what says where the factors come from, and only our own format holds."""
+        method = [] if self.method == "longrope" else [f"method ({self.method})"]
+        return method + [f"provenance ({', '.join(self.provenance)})"] * bool(self.provenance)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(self.model_dump(), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `save` wrote; raises UserError naming the file if it is not that."""
+        try:
+            return cls.model_validate_json(reading.read_text(path))
+        except (*reading.ABSENT, ValueError) as error:
+            raise UserError(f"{path} is not a factors file: {error}.") from None
+
+
+class FactorTable(BaseModel):
+    """Factors by length: the entry with the smallest length that holds the sequence is used.
+
+    Source: Ding et al. 2024, section 3.3 (recovery at short lengths).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    entries: tuple[RopeFactors, ...] = Field(min_length=1)
+    """ordered by target length"""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        lengths = [entry.target_length for entry in self.entries]
+        if lengths != sorted(set(lengths)):
+            raise ValueError(f"target lengths must rise strictly, got {lengths}")
+        return self
+
+    def at(self, length: int) -> RopeFactors:
+        """Return the factors for a sequence of `length` tokens; beyond the longest entry, the longest."""
+        for entry in self.entries:
+            if length <= entry.target_length:
+                return entry
+        return self.entries[-1]
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(self.model_dump(), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `save` wrote; raises UserError naming the file if it is not that."""
+        try:
+            return cls.model_validate_json(reading.read_text(path))
+        except (*reading.ABSENT, ValueError) as error:
+            raise UserError(f"{path} is not a factor table: {error}.") from None
+
+
+def first_fall(factors: Sequence[float]) -> int | None:
+    """Return the first pair whose factor is below that of the faster pair before it, if any.
+
+    The paper's search keeps factors from falling, but sets that others published do fall.
+    """
+    falls = (pair for pair, (before, after) in enumerate(pairwise(factors), 1) if after < before)
+    return next(falls, None)
+
+
+def log_ratios(one: RopeFactors, other: RopeFactors) -> list[float]:
+    """Return ln(factor in one / factor in other) of every pair.
+
+    Raises:
+        ValueError: if they have different numbers of pairs.
+    """
+    return [math.log(a / b) for a, b in zip(one.factors, other.factors, strict=True)]

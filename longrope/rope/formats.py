@@ -1,0 +1,289 @@
+"""Factors in files of several formats: our own, the public code's CSV, a Hugging Face config.
+
+What a file does not say is asked of the caller; what a format cannot say is returned in words.
+To add a format, write its reader and its writer and their row in FORMATS.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from longrope.errors import UserError
+from longrope.rope import huggingface
+from longrope.rope.factors import FactorTable, RopeFactors, first_fall
+from longrope.rope.stated import Fields, Told
+
+HYPER_PARAMETERS = frozenset(
+    {
+        *("evo_scale", "list_step", "population_size", "max_time_budget"),
+        *("mutation_numbers", "crossover_size", "parents_size"),
+    }
+)
+"""keys of a hyper-parameter file of the public code, which holds no factors"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """The factors of a file, and what is to be said of them."""
+
+    factors: RopeFactors
+    format_name: str
+    """a key of FORMATS"""
+    notes: tuple[str, ...]
+    """sentences: what was left out or assumed, and factors that fall"""
+
+
+Reader = Callable[[Path, str, Told], tuple[Fields, list[str]]]
+Writer = Callable[[RopeFactors, RopeFactors | None], tuple[str, list[str]]]
+
+OPTIONS = {
+    "original_length": "--original-length",
+    "target_length": "--target-length",
+    "num_start_tokens": "--start-tokens",
+    "attention_scale": "--attention-scale",
+    "rope_theta": "--theta",
+    "partial_rotary_factor": "--partial-rotary-factor",
+}
+"""Field -> option of the command line, in the order in which they are asked for."""
+DEFAULTS = {"num_start_tokens": 0, "attention_scale": 1.0}
+OPTIONAL = ("rope_theta", "partial_rotary_factor")
+"""fields that may stay unknown"""
+SUFFIXES = {".csv": "csv", ".txt": "csv", ".json": "longrope"}
+
+
+def read(path: Path, format_name: str | None = None, told: Told | None = None) -> Loaded:
+    """Read the factors of a file, in a format of FORMATS or the one that its contents tell.
+
+    Raises:
+        UserError: if the file is missing, is not of that format, or leaves out what nobody told.
+    """
+    told = told or Told()
+    text = _text(path)
+    name = format_name or _guess(path, text)
+    said, notes = FORMATS[name].read(path, text, told)
+    fields, more = _complete(path, said, told)
+    foreign = {"method": "longrope", "provenance": {"converted_from": path.name}}
+    factors = _checked(path, foreign | fields)
+    return Loaded(
+        factors=factors, format_name=name, notes=(*notes, *more, *_falls(path, factors.factors))
+    )
+
+
+def write(
+    path: Path, factors: RopeFactors, format_name: str, short: RopeFactors | None = None
+) -> list[str]:
+    """Write factors, over a file that is there; return in words what the format cannot hold.
+
+    A Hugging Face config also holds a short set, which is used up to the original length.
+
+    Raises:
+        UserError: if the format has no place for these factors, or the file cannot be written.
+    """
+    if short is not None and format_name != "huggingface":
+        raise UserError(f"{path}: only huggingface holds a short set; leave out --short.")
+    try:
+        text, lost = FORMATS[format_name].write(factors, short)
+        path.write_text(text, encoding="utf-8")
+    except ValueError as error:
+        raise UserError(f"{path}: {error}.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+    return lost
+
+
+def format_of(path: Path) -> str:
+    """Return the format that a file to be written has by its suffix.
+
+    Raises:
+        UserError: if the suffix says nothing.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: the suffix tells no format; give --to, one of {_names()}.")
+    return SUFFIXES[path.suffix]
+
+
+# What all formats share ---------------------------------------------------------------------------
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text; give a file of factors.") from None
+
+
+def _names() -> str:
+    return ", ".join(FORMATS)
+
+
+def _guess(path: Path, text: str) -> str:
+    if path.suffix != ".json" and not text.lstrip().startswith("{"):
+        return "csv"
+    content = _object(path, text)
+    if content.keys() >= HYPER_PARAMETERS:
+        raise UserError(
+            f"{path} holds settings of a search and no factors; `longrope factors convert` makes them the "
+            "search block of a configuration."
+        )
+    if content.keys() & {"factors", "entries"}:
+        return "longrope"
+    if content.keys() & {"rope_parameters", "rope_scaling", "long_factor"}:
+        return "huggingface"
+    raise UserError(f"{path} holds no factors in a known format ({_names()}); give another file.")
+
+
+def _object(path: Path, text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object; name its format with --from ({_names()}).")
+    return content
+
+
+def _complete(path: Path, said: Fields, told: Told) -> tuple[Fields, list[str]]:
+    """Return all fields and what to say: the file's own win, what nobody says has a default."""
+    fields, notes, assumed = dict(said), [], []
+    for name, option in OPTIONS.items():
+        value, words = getattr(told, name), name.removeprefix("num_").replace("_", " ")
+        if name in said and value not in (None, said[name]):
+            notes.append(
+                f"{path} says {words} {said[name]:.10g}; {option} {value:.10g} is not used"
+            )
+        elif name not in said and value is not None:
+            fields[name] = value
+        elif name not in said and name in DEFAULTS:
+            fields[name] = DEFAULTS[name]
+            assumed.append(f"{words} ({DEFAULTS[name]:g} is assumed)")
+        elif name not in said and name not in OPTIONAL:
+            raise UserError(f"{path} does not say its {words}; give {option}.")
+    return fields, notes + [f"{path} does not say its {', '.join(assumed)}"] * bool(assumed)
+
+
+def _checked(path: Path, fields: Fields) -> RopeFactors:
+    try:
+        return RopeFactors.model_validate(fields)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first(error)}.") from None
+
+
+def _first(error: ValidationError) -> str:
+    """Return the first thing that is wrong, in one line."""
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"]))
+    return f"{where}: ".removeprefix(": ") + problem["msg"].removeprefix("Value error, ")
+
+
+def _falls(path: Path, factors: tuple[float, ...]) -> list[str]:
+    """Return a sentence on the first pair that is scaled less than the faster one before it."""
+    pair = first_fall(factors)
+    if pair is None:
+        return []
+    before, after = factors[pair - 1], factors[pair]
+    return [
+        f"{path}: the factors fall, first from {before:g} at pair {pair - 1} to {after:g} at pair "
+        f"{pair}; they are kept as they are"
+    ]
+
+
+# Our own ------------------------------------------------------------------------------------------
+
+
+def _read_own(path: Path, text: str, told: Told) -> tuple[Fields, list[str]]:
+    try:
+        if "entries" in _object(path, text):
+            chosen = _entry(path, FactorTable.model_validate_json(text), told.target_length)
+        else:
+            chosen = RopeFactors.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{path} is not a factors file: {_first(error)}.") from None
+    return chosen.model_dump(exclude_none=True), []
+
+
+def _entry(path: Path, table: FactorTable, target_length: int | None) -> RopeFactors:
+    by_length = {entry.target_length: entry for entry in table.entries}
+    if target_length not in by_length:
+        lengths = ", ".join(map(str, by_length))
+        raise UserError(f"{path} is a table; choose a length of {lengths} with --target-length.")
+    return by_length[target_length]
+
+
+def _own_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, list[str]]:
+    del short
+    return json.dumps(factors.model_dump(), indent=1) + "\n", []
+
+
+# The CSV of the public code -----------------------------------------------------------------------
+
+
+def _read_csv(path: Path, text: str, told: Told) -> tuple[Fields, list[str]]:
+    """Read one number a line, or one line per layer with all factors, which must be equal."""
+    del told
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    rows = [_row(path, number, line) for number, line in lines]
+    if not rows:
+        raise UserError(f"{path} is empty; give a file with one factor a line.")
+    if all(len(row) == 1 for row in rows):
+        return {"factors": [row[0] for row in rows]}, []
+    for (number, _), row in zip(lines, rows, strict=True):
+        if row != rows[0]:
+            raise UserError(
+                f"{path}, line {number}: other factors than in the first line, and longrope has one "
+                "set for all layers; give one factor a line."
+            )
+    return {"factors": rows[0]}, []
+
+
+def _row(path: Path, number: int, line: str) -> list[float]:
+    words = re.split(r"[,\s]+", line.strip(", \t\ufeff"))
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        raise UserError(
+            f"{path}, line {number}: {line.strip()[:40]!r} is not made of numbers; give one factor a line."
+        ) from None
+
+
+def _csv_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, list[str]]:
+    del short
+    lost = [f"lengths ({factors.original_length} to {factors.target_length})"]
+    if factors.num_start_tokens:
+        lost.append(f"start tokens ({factors.num_start_tokens})")
+    if factors.attention_scale != 1:
+        lost.append(f"attention scale ({factors.attention_scale:g})")
+    lost += [
+        f"{name.replace('_', ' ')} ({value:g})"
+        for name in OPTIONAL
+        if (value := getattr(factors, name)) is not None
+    ]
+    return "".join(f"{factor!r}\n" for factor in factors.factors), lost + factors.origin()
+
+
+# Hugging Face -------------------------------------------------------------------------------------
+
+
+def _read_config(path: Path, text: str, told: Told) -> tuple[Fields, list[str]]:
+    return huggingface.read_config(path, _object(path, text), told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How one format is read and written."""
+
+    read: Reader
+    write: Writer
+
+
+FORMATS = {
+    "longrope": Format(read=_read_own, write=_own_text),
+    "csv": Format(read=_read_csv, write=_csv_text),
+    "huggingface": Format(read=_read_config, write=huggingface.block_text),
+}

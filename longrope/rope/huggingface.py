@@ -1,0 +1,235 @@
+"""The `longrope` block of a Hugging Face config.json, read as transformers means it, and written.
+
+Lengths, base and attention scale that a config leaves out are what `_compute_longrope_parameters` and
+`standardize_rope_params` of transformers' modeling_rope_utils take. Such a model has no start tokens.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longrope.errors import UserError
+from longrope.rope.factors import RopeFactors
+from longrope.rope.methods import su_attention_scale
+from longrope.rope.stated import Fields, Told
+
+ORIGINAL = "original_max_position_embeddings"
+MAXIMUM = "max_position_embeddings"
+DEFAULT_ORIGINALS = {"phi3": 4096, "phi4_multimodal": 4096}
+"""model_type -> original length where config.json has none at its top level, whatever its block says"""
+DEFAULT_PARTS = {"gpt_neox": 0.25}
+"""model_type -> share of a head that is rotated where config.json does not say it; 1 for all others"""
+PART = "partial_rotary_factor"
+ROTARY_KEYS = {"rope_theta": ("rope_theta", "rotary_emb_base"), PART: (PART, "rotary_pct")}
+"""Field of RopeFactors -> its key, and that of GPT-NeoX"""
+MSCALES = {"long_factor": "long_mscale", "short_factor": "short_mscale"}
+"""Factors -> their own attention scale, in vLLM and PhiMoE."""
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Config:
+    """A config.json, or a block that is a file of its own, and the block in it."""
+
+    path: Path
+    outer: dict[str, Any]
+    block: dict[str, Any]
+
+    @property
+    def model_type(self) -> str:
+        return str(self.outer.get("model_type"))
+
+    def number(self, key: str, *, outside: bool = False) -> float | None:
+        """Return a positive number of the block, or of what is outside it; None if it is not there."""
+        value = (self.outer if outside else self.block).get(key)
+        if value is None:
+            return None
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise UserError(
+                f"{self.path}: {key} must be a positive number, got {value!r}; repair it."
+            )
+        number: float = value
+        return number
+
+    def factors(self, key: str) -> list[float]:
+        """Return a set of factors."""
+        values = self.block.get(key)
+        if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+            raise UserError(f"{self.path}: {key} must be a list of numbers; repair it.")
+        return values
+
+
+def read_config(path: Path, content: dict[str, Any], told: Told) -> tuple[Fields, list[str]]:
+    """Read one set of a config.json, or of the block of type longrope in it.
+
+    Returns:
+        the fields of RopeFactors that it tells, and what is to be said of them.
+
+    Raises:
+        UserError: if it has no such block, or a value that cannot be.
+    """
+    config = _Config(path, content, _block(path, content))
+    original, notes = _original_length(config, told)
+    scale, said = _scale(config, original, told)
+    name = "short_factor" if told.short else "long_factor"
+    sets = {key: config.factors(key) for key in MSCALES}
+    attention, differs = _attention_scale(config, name, scale, original)
+    fields = {"factors": sets[name], "original_length": original, "attention_scale": attention}
+    fields |= {"num_start_tokens": told.num_start_tokens or 0} | _rotary(config)
+    if told.short:
+        fields["target_length"] = original
+    else:
+        fields["target_length"] = _target(config, scale, original, told)
+        left = [f"{path}: its short_factor is left out; --short-set reads it"]
+        notes += said + left * any(value != 1 for value in sets["short_factor"])
+    return {key: value for key, value in fields.items() if value is not None}, notes + differs
+
+
+def _block(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the block with the factors: the file itself, or the one of a config that transformers takes."""
+    candidates = (config, config.get("rope_scaling"), config.get("rope_parameters"))
+    blocks = [block for block in candidates if isinstance(block, dict) and "long_factor" in block]
+    if not blocks:
+        raise UserError(f"{path} has no block of rope_type longrope; give a config that has one.")
+    kind = blocks[0].get("rope_type", blocks[0].get("type"))
+    # "su" is what Phi-3's first configs called it
+    if kind not in ("longrope", "su"):
+        raise UserError(f"{path}: rope_type is {kind}; only longrope has a factor per pair.")
+    return blocks[0]
+
+
+def _original_length(config: _Config, told: Told) -> tuple[float, list[str]]:
+    """Return the original length, and a note if it is neither the file's nor told."""
+    default = DEFAULT_ORIGINALS.get(config.model_type)
+    outer, inner = config.number(ORIGINAL, outside=True), config.number(ORIGINAL)
+    original = outer or default or inner or told.original_length
+    if original is None:
+        raise UserError(f"{config.path} does not say its original length; give --original-length.")
+    if original <= 1:
+        raise UserError(f"{config.path}: {ORIGINAL} must be above 1, got {original}; repair it.")
+    note = (
+        f"{config.path} has no {ORIGINAL} at its top level, where transformers takes {default} for "
+        f"{config.model_type}, whatever its block says; {default} is used"
+    )
+    return original, [note] * (outer is None and default is not None)
+
+
+def _scale(config: _Config, original: float, told: Told) -> tuple[float | None, list[str]]:
+    """Return how far a config extends, and a note if its factor and its largest position differ."""
+    maximum, factor = config.number(MAXIMUM, outside=True), config.number("factor")
+    length = maximum or told.target_length
+    if factor is None:
+        return length / original if length else None, []
+    told_length = round(factor * original)
+    note = f"factor times original length, {told_length}, is used, not {MAXIMUM} ({maximum})"
+    differs = factor > 1 and maximum not in (None, told_length)
+    return factor, [f"{config.path}: {note}"] * differs
+
+
+def _rotary(config: _Config) -> Fields:
+    """Return base and rotated share of a head, as far as the file tells them."""
+    fields: Fields = {PART: DEFAULT_PARTS.get(config.model_type)}
+    for field, names in ROTARY_KEYS.items():
+        values = [config.number(key, outside=outside) for key in names for outside in (False, True)]
+        fields[field] = next((value for value in values if value is not None), fields.get(field))
+    return fields
+
+
+def _attention_scale(
+    config: _Config, name: str, scale: float | None, original: float
+) -> tuple[float | None, list[str]]:
+    """Return the attention scale of a set, its own before that of both, and a note if they differ."""
+    own, shared = config.number(MSCALES[name]), config.number("attention_factor")
+    if shared is None and scale is not None:
+        shared = su_attention_scale(scale, original)
+    if own is None or shared is None or math.isclose(own, shared, rel_tol=1e-6):
+        return own or shared, []
+    note = f"{MSCALES[name]}, {own:g}, is used, as vLLM does; transformers scales by {shared:g}"
+    return own, [f"{config.path}: {note}"] * (config.model_type != "phimoe")
+
+
+def _target(config: _Config, scale: float | None, original: float, told: Told) -> float | None:
+    """Return the target length; it is not told where a config goes no further than the original one."""
+    if scale is None:
+        return None
+    if scale > 1:
+        return round(scale * original)
+    if told.target_length is None or told.target_length <= original:
+        raise UserError(
+            f"{config.path} tells no length above its original {original}; give --target-length, the "
+            "length above it that its long_factor is for."
+        )
+    return told.target_length
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+def block_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, list[str]]:
+    """Return a block as JSON, and in words what it cannot hold.
+
+    Raises:
+        ValueError: if the factors have no place in a block, or do not say what it must.
+    """
+    _check(factors, short)
+    pairs = len(factors.factors)
+    rotary = {name: getattr(factors, name) for name in ROTARY_KEYS}
+    block = {
+        "rope_type": "longrope",
+        **{name: value for name, value in rotary.items() if value is not None},
+        "short_factor": list(short.factors if short else (1.0,) * pairs),
+        "long_factor": list(factors.factors),
+        "factor": factors.scale,
+        "attention_factor": factors.attention_scale,
+        # transformers reads attention_factor alone, vLLM these alone
+        "short_mscale": short.attention_scale if short else 1.0,
+        "long_mscale": factors.attention_scale,
+        ORIGINAL: factors.original_length,
+    }
+    return json.dumps(block, indent=1) + "\n", _lost(factors, short)
+
+
+def placement(path: Path, factors: RopeFactors) -> str:
+    """Return a sentence on where a written block goes."""
+    return (
+        f'{path} is for the config.json of the model: it becomes "rope_parameters"; beside it set '
+        f'"{ORIGINAL}": {factors.original_length} (which goes before the one in the block; a Phi-3 '
+        f'without it means 4096) and "{MAXIMUM}": {factors.target_length}, and remove "rope_scaling", '
+        "which transformers 5 would read instead and transformers 4 reads alone."
+    )
+
+
+def _check(factors: RopeFactors, short: RopeFactors | None) -> None:
+    """Refuse what makes no block."""
+    if factors.scale <= 1:
+        raise ValueError(
+            f"factors for {factors.target_length} tokens, within the original "
+            f"{factors.original_length}, are no long set; give them as --short"
+        )
+    if factors.rope_theta is None:
+        raise ValueError("a block without the rope_theta of its model means 10000; give --theta")
+    if short is None:
+        return
+    if len(short.factors) != len(factors.factors):
+        raise ValueError(f"--short has {len(short.factors)} factors, not {len(factors.factors)}")
+    for name in ("original_length", *ROTARY_KEYS):
+        near, far = getattr(short, name), getattr(factors, name)
+        if None not in (near, far) and near != far:
+            words = name.replace("_", " ")
+            raise ValueError(
+                f"--short is for {words} {near:g}, not {far:g}; give sets of one model"
+            )
+
+
+def _lost(factors: RopeFactors, short: RopeFactors | None) -> list[str]:
+    sets = [factors] if short is None else [factors, short]
+    starts = [str(each.num_start_tokens) for each in sets if each.num_start_tokens]
+    lost = [f"start tokens ({' and '.join(starts)})"] * bool(starts)
+    near, far = sets[-1].attention_scale if short else 1.0, factors.attention_scale
+    if near != far:
+        words = f"for transformers an attention scale of {near:g} up to the original length"
+        lost.append(f"{words} (it is {far:g} at all lengths)")
+    return lost + factors.origin()

@@ -1,0 +1,179 @@
+"""The evolution of Ding et al. 2024 (arXiv:2402.13753), algorithms 1 and 2, as ask and tell.
+
+It sees no model: `ask` gives individuals to score, `tell` takes their losses. Every individual is valid and
+new by construction. Deterministic for a seed and the losses told; equal losses rank by order of asking.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from longrope.search.algorithms.algorithm import Best, Candidate, Loss
+from longrope.search.algorithms.space import Individual, Space
+
+ATTEMPTS = 200
+"""Tries at an individual not seen before; a space that small is exhausted for all purposes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolutionSettings:
+    """Budget and operators."""
+
+    num_documents: int
+    """documents of the search, on all of which every individual is scored"""
+    population_size: int
+    num_mutations: int
+    num_crossovers: int
+    num_parents: int
+    mutation_probability: float
+    num_iterations: int
+
+    @property
+    def documents(self) -> tuple[int, ...]:
+        """Indices of all documents."""
+        return tuple(range(self.num_documents))
+
+
+@dataclass(frozen=True, order=True)
+class Scored:
+    """A candidate's loss; sorts by loss, then by order of asking."""
+
+    loss: float
+    order: int
+    individual: Individual
+    losses: tuple[float, ...] = ()
+    """by document"""
+
+
+class Generations:
+    """What every evolution is: a first generation, iterations, and the best individuals as parents."""
+
+    def __init__(self, space: Space, settings: EvolutionSettings, seed: int) -> None:
+        self.space = space
+        self.settings = settings
+        self.iteration = 0
+        self.parents: list[Scored] = []
+        self._generator = np.random.default_rng(seed)
+        self._asked = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the first generation and all iterations have been told."""
+        return self.iteration > self.settings.num_iterations
+
+    @property
+    def remaining(self) -> int:
+        """Candidates still to be told, if the space has enough that are new."""
+        children = self.settings.num_mutations + self.settings.num_crossovers
+        left = (self.settings.num_iterations + 1 - self.iteration) * children
+        return left + (self.settings.population_size - children) * (self.iteration == 0)
+
+    @property
+    def best(self) -> Best:
+        """The best individual told so far."""
+        return Best(self.parents[0].individual, self.parents[0].loss)
+
+    @property
+    def kept(self) -> int:
+        """Candidates and rivals that decide what follows, in a race: the parents to come."""
+        return self.settings.num_parents
+
+    @property
+    def rivals(self) -> list[tuple[float, ...]]:
+        """Losses of the parents by document."""
+        return [parent.losses for parent in self.parents]
+
+    def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[Loss]]) -> None:
+        """Take the losses of what `ask` returned; a loss that is not finite ranks last."""
+        for candidate, row in zip(candidates, losses, strict=True):
+            told = tuple(loss.value for loss in row)
+            mean = float(np.mean(told))
+            ranked = mean if math.isfinite(mean) else math.inf
+            self.parents.append(Scored(ranked, self._asked, candidate.individual, told))
+            self._asked += 1
+        self.parents = sorted(self.parents)[: self.settings.num_parents]
+        self.iteration += 1
+
+
+class Evolution(Generations):
+    """One search: ask, score, tell, until `finished`."""
+
+    def __init__(
+        self,
+        space: Space,
+        seeds: dict[str, Individual],
+        settings: EvolutionSettings,
+        seed: int,
+    ) -> None:
+        super().__init__(space, settings, seed)
+        self._seeds = seeds
+        self._seen: set[Individual] = set()
+
+    def ask(self) -> list[Candidate]:
+        """Return the individuals of this iteration that no earlier one has scored."""
+        return self._first_generation() if self.iteration == 0 else self._next_generation()
+
+    def _first_generation(self) -> list[Candidate]:
+        """The seeds, then random mutations of them in turn.
+
+        In a restricted space the seeds are alike, so random individuals follow instead, as in LongRoPE2
+        (Shang et al. 2025, arXiv:2502.20082, algorithm 1).
+        """
+        chosen = [
+            Candidate(individual, f"seed:{name}", self.settings.documents)
+            for name, individual in self._seeds.items()
+            if self._is_new(individual)
+        ]
+        names = list(self._seeds)
+        missing = self.settings.population_size - len(chosen)
+
+        def mutated(index: int) -> Individual:
+            return self._mutation(self._seeds[names[index % len(names)]])
+
+        def drawn(index: int) -> Individual:
+            del index
+            return self.space.draw(self._generator)
+
+        if self.space.restricted:
+            return chosen + self._new(missing, "random", drawn)
+        return chosen + self._new(missing, "mutation", mutated)
+
+    def _next_generation(self) -> list[Candidate]:
+        """N1 mutations of random parents and N2 crossovers of two."""
+
+        def mutated(index: int) -> Individual:
+            del index
+            return self._mutation(self._parent())
+
+        def crossed(index: int) -> Individual:
+            del index
+            return self.space.cross(self._parent(), self._parent(), self._generator)
+
+        mutations = self._new(self.settings.num_mutations, "mutation", mutated)
+        return mutations + self._new(self.settings.num_crossovers, "crossover", crossed)
+
+    def _parent(self) -> Individual:
+        return self.parents[int(self._generator.integers(len(self.parents)))].individual
+
+    def _mutation(self, parent: Individual) -> Individual:
+        return self.space.mutate(parent, self.settings.mutation_probability, self._generator)
+
+    def _new(self, count: int, origin: str, make: Callable[[int], Individual]) -> list[Candidate]:
+        """Return up to `count` unseen individuals; parents too alike for a new child get a mutation."""
+        found: list[Candidate] = []
+        for index in range(max(0, count)):
+            for attempt in range(ATTEMPTS):
+                crossing_failed = attempt >= ATTEMPTS // 2 and origin == "crossover"
+                individual = self._mutation(self._parent()) if crossing_failed else make(index)
+                if self._is_new(individual):
+                    found.append(Candidate(individual, origin, self.settings.documents))
+                    break
+        return found
+
+    def _is_new(self, individual: Individual) -> bool:
+        if individual in self._seen:
+            return False
+        self._seen.add(individual)
+        return True

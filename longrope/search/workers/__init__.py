@@ -1,0 +1,1 @@
+"""Processes that score candidates: this one, one per GPU, or workers of Dask."""

@@ -1,0 +1,60 @@
+"""Where the units of a search are scored: in this process, by a process per GPU, or by workers of Dask.
+
+Workers only compute; the process that asks is the one that remembers scores and writes files. No choice made
+here changes a score, so the order in which units come back is free.
+"""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from longrope.models.score_context import model_folder
+from longrope.runtime import Input, Runtime, Settings
+from longrope.search.workers.recipe import Scorer
+from longrope.search.workers.units import Score, Unit
+
+
+class Pool(Protocol):
+    """One or more workers that hold the same model."""
+
+    def scores(self, units: Sequence[Unit]) -> Iterator[tuple[int, Score]]:
+        """Yield position and score of every unit, as they come.
+
+        Raises:
+            UserError: naming the unit, if every worker that was given it died or took too long.
+        """
+
+
+@contextmanager
+def open_pool(settings: Settings, model: Input, runtime: Runtime) -> Iterator[Pool]:
+    """Give the workers of a stage, which load its model when they are first asked for a score."""
+    workers = runtime.workers
+    scorer = Scorer(
+        folder=model_folder(model).absolute(),
+        dtype=settings["dtype"],
+        full_attention=settings["full_attention"],
+        rope_scaling=settings.get("rope_scaling", "refuse"),
+        chunk_length=runtime.options["chunk_length"],
+        threads=workers.threads,
+    )
+    if workers.scheduler is None and workers.count == 1 and workers.timeout is None:
+        yield InProcess(scorer)
+        return
+    # Imported here, so that whoever needs neither has none of their libraries in memory.
+    name = "processes" if workers.scheduler is None else "cluster"
+    module = importlib.import_module(f"longrope.search.{name}")
+    with module.opened(scorer, workers) as pool:
+        yield pool
+
+
+class InProcess:
+    """One worker, in this process."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.worker = scorer.open()
+
+    def scores(self, units: Sequence[Unit]) -> Iterator[tuple[int, Score]]:
+        """Score units one after the other."""
+        for position, unit in enumerate(units):
+            yield position, self.worker.score(unit)

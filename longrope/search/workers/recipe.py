@@ -1,0 +1,38 @@
+"""The recipe of a worker: small, so that it can be sent to another process or host."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from longrope.search.workers.units import Worker
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The recipe of a model that scores; small, so that it can be sent to another process or host."""
+
+    folder: Path
+    """with config.json and safetensors; every worker reads it"""
+    dtype: str
+    full_attention: bool
+    chunk_length: int
+    threads: int = 1
+    """of arithmetic in each worker; last digits depend on it"""
+    rope_scaling: str = "refuse"
+
+    def set_up(self) -> None:
+        """Give a process that is a worker's own the threads of this recipe."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+
+    def open(self) -> Worker:
+        """Return a worker in this process."""
+        from longrope.search.workers.model import ModelWorker
+
+        return ModelWorker(
+            self.folder,
+            dtype=self.dtype,
+            full_attention=self.full_attention,
+            rope_scaling=self.rope_scaling,
+            chunk_length=self.chunk_length,
+        )

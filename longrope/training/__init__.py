@@ -1,0 +1,1 @@
+"""Fine-tuning: rows, the Trainer, division among processes, memory savings, what it records."""

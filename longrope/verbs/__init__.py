@@ -1,1 +1,0 @@
-"""The verbs of the command line, one module per group, each with `add(verbs)`."""
