@@ -36,20 +36,22 @@ from longrope.models.loading import load_geometry
 from longrope.reports.results import on_all_documents, read_lines
 from longrope.rope.methods import attention_scale
 from longrope.search.algorithms.problem import Problem, closed_form_seeds, space_for
-from longrope.search.algorithms.registry import ALGORITHMS, make
+from longrope.search.algorithms.registry import make
 from longrope.search.driver import search
 from longrope.search.objective import Objective
 from longrope.search.workers.model import ModelWorker
 from longrope.search.workers.pools import Pool
 from longrope.search.workers.recipe import Scorer
 from longrope.search.workers.units import Score, Text, Unit, Worker
-from longrope.settings.search import SearchSettings
+from longrope.settings.algorithms import AlgorithmSettings
+from longrope.settings.search import SearchMethod
 from longrope.store.score_memory import ScoreMemory
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "resources" / "tiny-llama"
 WINDOW = 256
 """tokens, of the embedded model"""
+ALGORITHMS = ("evolution", "evolution-public", "cma", "gradient", "auto")
 SMALL = {"population_size": 16, "num_mutations": 6, "num_crossovers": 6, "num_parents": 8}
 """of the evolutions, so that all algorithms end within two minutes"""
 
@@ -99,7 +101,7 @@ class Run:
 def main() -> None:
     """Print one row per algorithm."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--text", type=Path, default=ROOT / "tests" / "prose.txt")
+    parser.add_argument("--text", type=Path, default=ROOT / "tests" / "helpers" / "prose.txt")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--documents", type=int, default=5)
     parser.add_argument("--iterations", type=int, default=4, help="of the evolutions")
@@ -111,7 +113,7 @@ def main() -> None:
     warm_up(worker, problem, texts)
     runs = {}
     for name in ALGORITHMS:
-        settings = settings_of(name, options.documents, options.iterations)
+        settings = settings_of(name, options.iterations)
         runs[name] = searched(problem, settings, Timed(worker), texts)
     print(table_of(runs, options.length).to_markdown(index=False, floatfmt=".4g"))
 
@@ -128,7 +130,7 @@ def problem_at(length: int) -> Problem:
     """Return the search of the embedded model at a length."""
     geometry = load_geometry(MODEL, WINDOW, full_attention=False)
     scale = length / WINDOW
-    space = space_for(geometry, settings_of("evolution", 1, 0), scale)
+    space = space_for(geometry, SearchMethod(), scale)
     return Problem(
         space=space,
         geometry=geometry,
@@ -140,16 +142,10 @@ def problem_at(length: int) -> Problem:
     )
 
 
-def settings_of(name: str, num_documents: int, num_iterations: int) -> dict[str, Any]:
+def settings_of(name: str, num_iterations: int) -> AlgorithmSettings:
     """Return the default settings of an algorithm, but small evolutions."""
-    given = {
-        **SMALL,
-        "algorithm": name,
-        "documents": {"corpus": "text", "split": "validation"},
-        "num_documents": num_documents,
-        "num_iterations": num_iterations,
-    }
-    return SearchSettings.model_validate(given).model_dump() | {"seed": 0}
+    own = {**SMALL, "num_iterations": num_iterations} if name.startswith("evolution") else {}
+    return SearchMethod.model_validate({"algorithm": {"name": name, **own}}).algorithm
 
 
 def warm_up(worker: Worker, problem: Problem, texts: Sequence[Text]) -> None:
@@ -159,13 +155,16 @@ def warm_up(worker: Worker, problem: Problem, texts: Sequence[Text]) -> None:
         worker.score(Unit(factors, texts[0], gradient))
 
 
-def searched(problem: Problem, settings: dict[str, Any], pool: Timed, texts: Sequence[Text]) -> Run:
+def searched(
+    problem: Problem, settings: AlgorithmSettings, pool: Timed, texts: Sequence[Text]
+) -> Run:
     """Run a search from an empty score memory, and drop its progress bar."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         history = Path(folder) / "history.jsonl"
         began = time.process_time()
         objective = objective_of(pool, Path(folder), texts)
-        search(problem, make(problem, settings), objective, history, {})
+        algorithm = make(problem, settings, num_documents=len(texts), seed=0)
+        search(problem, algorithm, objective, history, {})
         seconds = time.process_time() - began
         return Run(read_lines(history), seconds, pool.seconds)
 

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,8 @@ from longrope.search.algorithms.space import Individual
 from longrope.search.workers.processes import Processes, opened
 from longrope.search.workers.recipe import Scorer
 from longrope.search.workers.units import Score, Text, Unit
-from longrope.settings.search import SearchSettings
+from longrope.settings.algorithms import AlgorithmSettings
+from longrope.settings.search import SearchMethod
 
 FACTORS = RopeFactors(factors=(1.0,), original_length=1, target_length=2, method="longrope")
 GEOMETRY = Geometry(num_pairs=32, rope_theta=10_000.0, original_length=256)
@@ -81,7 +81,7 @@ def main() -> None:
         report("16 candidates", pool, [sixteen], options)
         for name in NAMES:
             seeds = range(options.seeds if name != "evolution" else 1)
-            searches = [rounds_of(settings_of(name, seed, options)) for seed in seeds]
+            searches = [rounds_of(name, seed, options) for seed in seeds]
             report(name, pool, searches, options)
 
 
@@ -117,10 +117,10 @@ def replayed(pool: Processes, rounds: list[Round], lengths: list[int]) -> tuple[
     return slept, whole
 
 
-def rounds_of(settings: dict[str, Any]) -> list[Round]:
+def rounds_of(name: str, seed: int, options: argparse.Namespace) -> list[Round]:
     """Return the documents that a search has scored, by iteration, without those scored before."""
     scale = TARGET_LENGTH / GEOMETRY.original_length
-    space = space_for(GEOMETRY, settings, scale)
+    space = space_for(GEOMETRY, SearchMethod(), scale)
     problem = Problem(
         space=space,
         geometry=GEOMETRY,
@@ -130,7 +130,8 @@ def rounds_of(settings: dict[str, Any]) -> list[Round]:
         source_length=GEOMETRY.original_length,
         target_length=TARGET_LENGTH,
     )
-    algorithm = make(problem, settings)
+    settings = settings_of(name, options)
+    algorithm = make(problem, settings, num_documents=options.documents, seed=seed)
     known: set[tuple[Individual, int]] = set()
     rounds = []
     while not algorithm.finished:
@@ -154,15 +155,10 @@ def loss(individual: Individual, document: int) -> float:
     return float(np.abs(np.array(individual.levels) - line).mean())
 
 
-def settings_of(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def settings_of(name: str, options: argparse.Namespace) -> AlgorithmSettings:
     """Return the default settings of an algorithm, but for the iterations of an evolution."""
-    given = {
-        "algorithm": name,
-        "documents": {"corpus": "text", "split": "validation"},
-        "num_documents": options.documents,
-        "num_iterations": options.iterations,
-    }
-    return SearchSettings.model_validate(given).model_dump() | {"seed": seed}
+    own = {"num_iterations": options.iterations} if name.startswith("evolution") else {}
+    return SearchMethod.model_validate({"algorithm": {"name": name, **own}}).algorithm
 
 
 def unit(num_tokens: int, document: int) -> Unit:

@@ -1,9 +1,10 @@
-"""What a stage is given besides its settings: where its inputs lie and where it may remember scores."""
+"""Execution context of a stage: where its inputs are, where it may remember scores, who computes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from longrope.settings.nodes import NodeRuntime
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,12 @@ class Runtime:
     store: Path
     packages: Path
     """where downloaded archives are kept"""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """the node's own runtime settings, such as chunk_length"""
+    options: NodeRuntime = field(default_factory=NodeRuntime)
     scoring_code: str = ""
     """identity of the code that scores: remembered scores of other code are not used"""
     workers: Workers = Workers()
 
 
-Settings = Mapping[str, Any]
 Facts = Mapping[str, object]
 """what a stage has to say in the manifest of its node, such as rows that it passed over"""
 Inputs = Mapping[str, Input]

@@ -222,7 +222,7 @@ def nodes_of(kind=None, task=None):
     return [
         node
         for node in PLAN
-        if kind in (None, node.kind) and task in (None, node.settings.get("task"))
+        if kind in (None, node.kind) and task in (None, node.task)
     ]
 
 
@@ -233,7 +233,7 @@ def done_of(kind=None, task=None):
 
 def is_study():
     """Return whether the configuration compares searches instead of extending a model."""
-    return any("study" in node.settings for node in PLAN.of("search"))
+    return any(node.settings.study is not None for node in PLAN.of("search"))
 
 
 def tables_and_figures():

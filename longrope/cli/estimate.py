@@ -8,7 +8,6 @@ from tabulate import tabulate
 
 from longrope.cli.common import add_overrides, add_store, planned, say_warnings
 from longrope.cost.estimate import Estimate, estimate
-from longrope.cost.paper import reported
 from longrope.cost.shapes import Shape
 from longrope.errors import UserError
 from longrope.plan.nodes import Node, Plan
@@ -47,20 +46,20 @@ def _estimate(options: argparse.Namespace) -> None:
         )
     costs = [(node, estimate(node, shape, machine)) for node in plan]
     print(f"{plan.experiment} on {name}, a model of {shape.parameters:,} parameters\n")
-    print(table(costs, shape))
-    print(f"\n{_foot(plan, costs, shape)}")
+    print(table(costs))
+    print(f"\n{_foot(plan, costs)}")
 
 
-def table(costs: Sequence[tuple[Node, Estimate]], shape: Shape) -> str:
+def table(costs: Sequence[tuple[Node, Estimate]]) -> str:
     """Return the aligned table of all nodes that compute, and their total."""
     on_gpu = any(cost.gpus for _, cost in costs)
     unit = "GPU-hours" if on_gpu else "CPU-hours"
-    head = ("node", "tokens", "PFLOP", "GPU GiB", "host GiB", "GPUs", "hours", unit, "paper", "")
-    rows = [_row(node, cost, shape) for node, cost in costs if _computes(node)]
+    head = ("node", "tokens", "PFLOP", "GPU GiB", "host GiB", "GPUs", "hours", unit, "")
+    rows = [_row(node, cost) for node, cost in costs if _computes(node)]
     flops = sum(cost.flops or 0 for _, cost in costs)
     hours = sum(cost.gpu_hours or 0 for _, cost in costs)
-    total = ("total", "", _number(flops / 1e15), *("",) * 4, _number(hours), "", "")
-    align = ("left", *("right",) * 8, "left")
+    total = ("total", "", _number(flops / 1e15), *("",) * 4, _number(hours), "")
+    align = ("left", *("right",) * 7, "left")
     text: str = tabulate(
         [*rows, total], head, tablefmt="simple", disable_numparse=True, colalign=align
     )
@@ -71,7 +70,7 @@ def _computes(node: Node) -> bool:
     return node.kind not in ("fetch", "tokenize")
 
 
-def _row(node: Node, cost: Estimate, shape: Shape) -> tuple[str, ...]:
+def _row(node: Node, cost: Estimate) -> tuple[str, ...]:
     return (
         f"{node.kind}/{node.label}",
         f"{cost.tokens:,}" if cost.tokens else "",
@@ -81,7 +80,6 @@ def _row(node: Node, cost: Estimate, shape: Shape) -> tuple[str, ...]:
         str(cost.gpus or ""),
         _number(cost.seconds, 3600),
         _number(cost.gpu_hours),
-        str(reported(node.kind, node.settings, shape.parameters) or ""),
         ", ".join(_marks(node, cost)),
     )
 
@@ -89,7 +87,7 @@ def _row(node: Node, cost: Estimate, shape: Shape) -> tuple[str, ...]:
 def _marks(node: Node, cost: Estimate) -> list[str]:
     """Return the names of the notes on a row."""
     said = {
-        "bound": node.settings.get("task") == "benchmarks",
+        "bound": node.task == "benchmarks",
         "memory": not cost.fits,
         "sharded": cost.sharded,
         "unknown": cost.seconds is None,
@@ -105,15 +103,10 @@ def _number(value: float | None, unit: float = 1) -> str:
     return f"{scaled:,.0f}" if scaled >= 100 else f"{scaled:.3g}"
 
 
-def _foot(plan: Plan, costs: Sequence[tuple[Node, Estimate]], shape: Shape) -> str:
+def _foot(plan: Plan, costs: Sequence[tuple[Node, Estimate]]) -> str:
     """Return what the columns and the notes mean, and what is not in the table."""
-    parameters = shape.parameters
     marks = {mark for node, cost in costs if _computes(node) for mark in _marks(node, cost)}
     lines = [f"{name}: {text}." for name, text in NOTES.items() if name in marks]
-    if any(reported(node.kind, node.settings, parameters) for node in plan):
-        lines.append(
-            "paper: A100-hours that Ding et al. 2024 report for such a stage of a 7B model."
-        )
     others = sum(1 for node in plan if not _computes(node))
     lines.append(f"Not in the table: {others} nodes that fetch and tokenize.")
     lines.append("Upper bounds, on one thread or on GPUs nobody shares; see docs/cost.md.")

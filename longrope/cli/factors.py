@@ -17,7 +17,6 @@ from longrope.rope.formats import FORMATS, Loaded, format_of, read, write
 from longrope.rope.huggingface import placement
 from longrope.rope.methods import Geometry, closed_form, critical_pair
 from longrope.rope.stated import Told
-from longrope.settings import loading as configuration
 from longrope.settings import public_code as hyper_parameters
 
 if TYPE_CHECKING:
@@ -53,9 +52,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     convert = actions.add_parser("convert", help="write factors in another format")
     convert.add_argument("input", type=Path, metavar="IN")
     convert.add_argument("output", type=Path, metavar="OUT")
-    convert.add_argument(
-        "--to", choices=[*FORMATS, hyper_parameters.NAME], help="format of OUT; else by its suffix"
-    )
+    convert.add_argument("--to", choices=[*FORMATS], help="format of OUT; else by its suffix")
     convert.add_argument("--short", type=Path, help="factors up to the original length")
     convert.set_defaults(verb=_convert)
     for action in (plot, compare, convert):
@@ -105,9 +102,6 @@ def _convert(options: argparse.Namespace) -> None:
     content = hyper_parameters.content_of(options.input)
     if content is not None:
         _convert_to_settings(options, content)
-    elif options.to == hyper_parameters.NAME:
-        config = configuration.load(options.input)
-        _write_settings(options.output, *hyper_parameters.written(config, str(options.input)))
     else:
         _convert_factors(options)
 

@@ -10,7 +10,7 @@ from longrope.cli.ranks import end_process
 from longrope.errors import UserError, refusals_explained
 
 GROUPS = (run, search, look, estimate, factors, accept, keep)
-"""Modules of `longrope.verbs` in the order of the help."""
+"""Modules of `longrope.cli` in the order of the help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

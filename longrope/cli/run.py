@@ -14,6 +14,7 @@ from longrope.cli.common import SCORING, add_store, read_plan
 from longrope.cli.ranks import Ranks
 from longrope.errors import UserError, refusals_explained
 from longrope.runtime import Input, Runtime, Workers
+from longrope.settings.nodes import NodeRuntime, parse_node
 from longrope.store import commit
 from longrope.store.code import CodeIndex
 from longrope.store.files import RawFiles
@@ -114,13 +115,15 @@ def compute(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> Non
     inputs = _inputs(options.store, nodes, spec, checked=ranks is not None and not ranks.leads)
     scoring = CodeIndex().identity(SCORING)
     workers = Workers(options.workers, options.threads, options.worker_timeout, options.dask)
-    runtime = Runtime(options.store, options.packages, spec["runtime"], scoring, workers)
+    options_of_node = NodeRuntime.model_validate(spec["runtime"])
+    runtime = Runtime(options.store, options.packages, options_of_node, scoring, workers)
+    settings = parse_node(spec["kind"], spec["settings"])
     stage = importlib.import_module(f"longrope.stages.{spec['kind']}")
 
     noted: dict[str, object] = {}
 
     def fill(work: Path) -> None:
-        noted.update(stage.run(spec["settings"], inputs, work, runtime) or {})
+        noted.update(stage.run(settings, inputs, work, runtime) or {})
 
     if ranks is None:
         commit.run(options.store, key, spec, fill, lambda: {**facts(), **noted})

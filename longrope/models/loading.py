@@ -6,7 +6,7 @@ the others do (no multipliers around them, see `longrope.models.scoring`), add i
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +24,7 @@ from longrope.data.special_ids import named_tokens
 from longrope.data.tokenizers import load_encoder
 from longrope.errors import UserError
 from longrope.rope.methods import Geometry
-from longrope.runtime import Settings
+from longrope.settings.nodes import ModelUse
 
 RUN_KEYS = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
@@ -89,12 +89,16 @@ def _configuration(
     return config
 
 
-def config_changes(settings: Settings) -> dict[str, Any]:
-    """Return the settings of a stage that change a model's configuration, as arguments of `load_model`."""
-    return {
-        "full_attention": settings["full_attention"],
-        "rope_scaling": settings.get("rope_scaling", "refuse"),
-    }
+class ConfigChanges(TypedDict):
+    """Changes of a model's configuration, as arguments of `load_model`."""
+
+    full_attention: bool
+    rope_scaling: str
+
+
+def config_changes(use: ModelUse) -> ConfigChanges:
+    """Return what the settings of a stage change in a model's configuration."""
+    return {"full_attention": use.full_attention, "rope_scaling": use.rope_scaling}
 
 
 def load_geometry(

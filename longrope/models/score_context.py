@@ -10,7 +10,8 @@ from longrope.data.model_config import check_config, length_warning
 from longrope.data.tokenizers import begin_tokens
 from longrope.models.loading import config_changes, load_geometry, load_model, pick_device
 from longrope.rope.methods import Geometry
-from longrope.runtime import Input, Runtime, Settings
+from longrope.runtime import Input, Runtime
+from longrope.settings.nodes import ModelUse
 from longrope.store.score_memory import ScoreMemory
 
 
@@ -31,21 +32,21 @@ def load_for_scoring(
     return model
 
 
-def scored_geometry(settings: Settings, source: Input) -> Geometry:
+def scored_geometry(use: ModelUse, source: Input) -> Geometry:
     """Return the geometry of the model that a stage scores, without its weights."""
-    changes = config_changes(settings)
+    changes = config_changes(use)
     # The plan has said it of local files; a fetched model's config.json is first read here.
     if not source.files:
         config = check_config(model_folder(source), **changes)
-        warning = length_warning(config, settings["original_length"])
+        warning = length_warning(config, use.original_length)
         if warning is not None:
             print(f"longrope: warning: {warning}", file=sys.stderr)
-    return load_geometry(model_folder(source), settings["original_length"], **changes)
+    return load_geometry(model_folder(source), use.original_length, **changes)
 
 
-def window_begin(settings: Settings, model: Input) -> tuple[int, ...]:
+def window_begin(use: ModelUse, model: Input) -> tuple[int, ...]:
     """Return the ids that every window of a node begins with; errors of `begin_tokens`."""
-    return begin_tokens(model_folder(model), settings["bos"])
+    return begin_tokens(model_folder(model), use.bos)
 
 
 def score_memory(

@@ -6,37 +6,38 @@ Nothing here imports torch: the Snakefile imports it at every parse.
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from longrope.errors import UserError
 from longrope.plan.nodes import Node, Plan, Raw
 from longrope.plan.sources import Sources, installed
-from longrope.settings.common import SplitRef
+from longrope.settings.common import Method, SplitRef
 from longrope.settings.config import Config, ExtensionStep
-from longrope.settings.search import SearchSettings, StudySettings
+from longrope.settings.nodes import (
+    EvaluateNode,
+    FetchNode,
+    FinetuneNode,
+    ItemsFetch,
+    NodeRuntime,
+    NodeSettings,
+    ReadjustNode,
+    SearchNode,
+    TokenizeNode,
+)
+from longrope.settings.search import SearchMethod, SearchSettings, StudySettings
 from longrope.settings.sources import CorpusSettings
-from longrope.settings.training import FinetuneSettings, check_batch, check_division, check_rows
+from longrope.settings.tasks import BenchmarkSettings, PlannedTask, TaskSettings
+from longrope.settings.training import (
+    FinetuneSettings,
+    TrainingSettings,
+    Watched,
+    WatchSettings,
+    check_batch,
+    check_division,
+    check_rows,
+)
 from longrope.store.code import CodeIndex
 from longrope.store.files import RawFiles
-
-EVOLUTION = {
-    *("population_size", "num_mutations", "num_crossovers", "num_parents"),
-    *("mutation_probability", "num_iterations"),
-}
-"""settings of a search that only the evolutions read"""
-READ_BY = {
-    "auto": {"auto"},
-    "cma": {"cma"},
-    "gradient": {"gradient"},
-    "evolution": EVOLUTION,
-    "evolution-public": EVOLUTION,
-}
-"""settings of a search that some algorithms read, by algorithm"""
-
-OPTIONAL = {"objective", "critical_dimension", "attention_scales", "racing_error", "start"}
-"""settings of a search that are not read at their defaults"""
-TRAINED = {"mixed_window", "pack_documents", "position_skipping", "lora"}
-"""settings of a fine-tuning that are not read at their defaults"""
 
 
 def build(config: Config, root: Path, raw_files: RawFiles | None = None) -> Plan:
@@ -72,6 +73,9 @@ class _Builder:
         self._codes: dict[tuple[str, ...], tuple[str, dict[str, str]]] = {}
         self.versions = installed(config.identity_versions)
         self.nodes: dict[str, Node] = {}
+        self.runtime = NodeRuntime(
+            chunk_length=config.chunk_length, micro_batch_size=config.micro_batch_size
+        )
         self.base: dict[str, Node | Raw] = {}
         """roles of the base model: `model` and, alike, `tokenizer`"""
 
@@ -89,10 +93,10 @@ class _Builder:
         self,
         kind: str,
         name: str,
-        settings: Mapping[str, object],
+        settings: NodeSettings,
         sources: Mapping[str, Node | Raw] | None = None,
         modules: tuple[str, ...] = (),
-        runtime: Mapping[str, object] | None = None,
+        runtime: NodeRuntime | None = None,
     ) -> Node:
         sources = sources or {}
         code, parts = self._code((f"longrope.stages.{kind}", *modules))
@@ -106,11 +110,7 @@ class _Builder:
             modules=modules,
             parts=parts,
             versions=self.versions,
-            runtime={
-                "chunk_length": self.config.chunk_length,
-                "micro_batch_size": self.config.micro_batch_size,
-                **(runtime or {}),
-            },
+            runtime=runtime or self.runtime,
         )
         return self.nodes.setdefault(f"{kind}/{name}", node)
 
@@ -129,19 +129,19 @@ class _Builder:
     def _documents_source(self, name: str, split: str) -> Node | Raw:
         return self._raw_or_fetched(f"{name}-{split}", self.sources.documents(name, split))
 
-    def _raw_or_fetched(self, name: str, source: Raw | Mapping[str, object]) -> Node | Raw:
+    def _raw_or_fetched(self, name: str, source: Raw | FetchNode) -> Node | Raw:
         return source if isinstance(source, Raw) else self._add("fetch", name, source)
 
     def _tokens(self, ref: SplitRef) -> Node:
         corpus: CorpusSettings = self.config.corpora[ref.corpus]
         column = getattr(corpus.source, "column", "text")
-        settings = {
-            "column": column,
-            "max_documents": corpus.max_documents,
-            "join_to": corpus.join_to,
-            "empty_rows": corpus.empty_rows,
-            "special_tokens": corpus.special_tokens,
-        }
+        settings = TokenizeNode(
+            column=column,
+            max_documents=corpus.max_documents,
+            join_to=corpus.join_to,
+            empty_rows=corpus.empty_rows,
+            special_tokens=corpus.special_tokens,
+        )
         sources = {
             "documents": self._documents_source(ref.corpus, ref.split),
             "tokenizer": self.base["model"],
@@ -169,35 +169,44 @@ class _Builder:
             model, tuned_length, kept = tuned, step.target_length, [tuned]
         return kept
 
-    def _search_settings(
-        self, search: SearchSettings | None, length: int, source_length: int
-    ) -> dict[str, object]:
-        chosen = search or self.config.search
-        read = READ_BY[chosen.algorithm] | READ_BY.get(chosen.start or "", set())
-        defaults = SearchSettings.model_fields
-        unread = set().union(*READ_BY.values()) - read
-        unread |= {key for key in OPTIONAL if getattr(chosen, key) == defaults[key].default}
-        settings = chosen.model_dump(exclude={"documents", "halve_above"} | unread)
-        halved = chosen.halve_above is not None and length > chosen.halve_above
-        if halved and read >= EVOLUTION:
-            for key in ("population_size", "num_mutations", "num_crossovers"):
-                settings[key] //= 2
-        return settings | {
-            "model": self.config.model.name,
-            "original_length": self.config.model.original_length,
-            "source_length": source_length,
-            "target_length": length,
-            "attention_scale": self.config.attention_scale,
-            **self.sources.config_changes(),
-            "bos": self.config.model.bos,
-            "dtype": self.config.dtype,
-            "seed": self.config.seed,
+    def _model_use(self) -> dict[str, Any]:
+        """Return the settings by which every stage that loads a model does it alike."""
+        model = self.config.model
+        return {
+            "original_length": model.original_length,
+            "full_attention": model.full_attention,
+            "rope_scaling": model.rope_scaling,
+            "bos": model.bos,
         }
 
+    def _method(self, search: SearchSettings | None, length: int) -> SearchMethod:
+        """Return how factors for a length are searched."""
+        chosen = search or self.config.search
+        fields = {name: getattr(chosen, name) for name in SearchMethod.model_fields}
+        return SearchMethod(**fields | {"algorithm": chosen.algorithm.at(length)})
+
+    def _search_node(
+        self, search: SearchSettings | None, length: int, source_length: int, **study: Any
+    ) -> SearchNode:
+        shared = {**self._model_use(), "dtype": self.config.dtype, "seed": self.config.seed}
+        return SearchNode(
+            model=self.config.model.name,
+            source_length=source_length,
+            target_length=length,
+            attention_scale=self.config.attention_scale,
+            search=self._method(search, length),
+            **shared | study,
+        )
+
+    def _add_search(
+        self, name: str, settings: SearchNode, sources: Mapping[str, Node | Raw]
+    ) -> Node:
+        return self._add("search", name, settings, sources, modules=algorithm_modules(settings))
+
     def _base_search(self, length: int, search: SearchSettings | None) -> Node:
-        settings = self._search_settings(search, length, self.config.model.original_length)
+        settings = self._search_node(search, length, self.config.model.original_length)
         sources = self._search_sources(search, self.base["model"])
-        return self._add("search", f"{self.config.model.name}-{length}", settings, sources)
+        return self._add_search(f"{self.config.model.name}-{length}", settings, sources)
 
     def _search_sources(
         self, search: SearchSettings | None, model: Node | Raw
@@ -213,24 +222,23 @@ class _Builder:
         for name, search in study.algorithms.items():
             for length, seed in product(study.lengths, study.seeds):
                 original = self.config.model.original_length
-                settings = self._search_settings(search, length, original)
-                settings |= {"seed": seed, "study": name, "num_held_out": study.num_held_out}
+                held_out = {"study": name, "num_held_out": study.num_held_out}
+                settings = self._search_node(search, length, original, seed=seed, **held_out)
                 sources = self._search_sources(search, self.base["model"])
                 sources["held_out"] = self._tokens(study.held_out)
                 label = f"{self.config.model.name}-{name}-{length}-seed{seed}"
-                self._add("search", label, settings, sources)
+                self._add_search(label, settings, sources)
 
     def _second_search(self, step: ExtensionStep, tuned: Node, tuned_length: int) -> Node:
-        settings = self._search_settings(step.search, step.target_length, tuned_length)
+        settings = self._search_node(step.search, step.target_length, tuned_length)
         sources = self._search_sources(step.search, tuned)
         name = f"{self.config.model.name}-ft{tuned_length}-{step.target_length}"
-        return self._add("search", name, settings, sources)
+        return self._add_search(name, settings, sources)
 
     def _add_finetune(
         self, step: ExtensionStep, finetune: FinetuneSettings, model: Node | Raw, search: Node
     ) -> Node:
         text_length = finetune.text_length or step.target_length
-        runtime = {"parallel": finetune.parallel.model_dump()}
         # None lets the launcher choose a size that divides; `longrope.cost.estimate` asks for as many GPUs
         size = finetune.parallel.sequence_parallel or 1
         check_division(size, text_length, dict[str, Any](self.sources.shape()))
@@ -246,32 +254,20 @@ class _Builder:
             sources["short_tokens"] = self._tokens(mixed.documents or finetune.documents)
         if finetune.watch is not None:
             sources["watched"] = self._tokens(finetune.watch.documents)
-            runtime["watch"] = finetune.watch.model_dump(exclude={"documents"})
-        settings = self._finetune_settings(finetune, text_length, step.target_length)
+        settings = self._finetune_node(finetune, text_length, step.target_length)
+        runtime = self.runtime.model_copy(
+            update={"parallel": finetune.parallel, "watch": _watched(finetune.watch)}
+        )
         name = f"{self.config.model.name}-{step.target_length}"
         return self._add("finetune", name, settings, sources, runtime=runtime)
 
-    def _finetune_settings(
+    def _finetune_node(
         self, finetune: FinetuneSettings, text_length: int, target_length: int
-    ) -> dict[str, object]:
-        original_length = self.config.model.original_length
-        check_rows(finetune, text_length, original_length, target_length)
-        defaults = FinetuneSettings.model_fields
-        unread = {key for key in TRAINED if getattr(finetune, key) == defaults[key].default}
-        settings = finetune.model_dump(
-            exclude={
-                "documents": True,
-                "parallel": True,
-                "watch": True,
-                "mixed_window": {"documents"},
-            }
-        )
-        return {key: value for key, value in settings.items() if key not in unread} | {
-            "text_length": text_length,
-            **self.sources.config_changes(),
-            "bos": self.config.model.bos,
-            "seed": self.config.seed,
-        }
+    ) -> FinetuneNode:
+        check_rows(finetune, text_length, self.config.model.original_length, target_length)
+        fields = {name: getattr(finetune, name) for name in TrainingSettings.model_fields}
+        training = TrainingSettings(**fields | {"text_length": text_length})
+        return FinetuneNode(training=training, seed=self.config.seed, **self._model_use())
 
     def _add_readjust(self, kept: list[Node]) -> Node:
         """Add the search of short-length factors; the node holds the whole table by length."""
@@ -284,84 +280,54 @@ class _Builder:
             )
         tuned_length = max(s.target_length for s in self.config.extension if s.finetune)
         chosen = readjust.search or self.config.search
-        settings = self._search_settings(chosen, max(readjust.lengths), tuned_length)
-        del settings["target_length"]
-        settings["lengths"] = readjust.lengths
-        settings["num_attention_scales"] = readjust.num_attention_scales
+        settings = ReadjustNode(
+            model=self.config.model.name,
+            source_length=tuned_length,
+            lengths=readjust.lengths,
+            num_attention_scales=readjust.num_attention_scales,
+            search=self._method(chosen, max(readjust.lengths)),
+            dtype=self.config.dtype,
+            seed=self.config.seed,
+            **self._model_use(),
+        )
         sources = self._search_sources(chosen, extended)
         sources |= {f"factors-{index}": node for index, node in enumerate(kept)}
         name = f"{self.config.model.name}-ft{tuned_length}"
-        return self._add("readjust", name, settings, sources)
+        modules = algorithm_modules(settings)
+        return self._add("readjust", name, settings, sources, modules=modules)
 
     # Evaluation -----------------------------------------------------------------------------------
 
     def _add_evaluations(self, table: Node) -> None:
-        self._add_task("perplexity", self._perplexity(), table)
-        self._add_task("passkey", self._passkey(), table)
-        self._add_task("benchmarks", self._benchmarks(), table)
+        for task in self.config.evaluate.tasks:
+            self._add_task(task, table)
 
-    def _perplexity(self) -> tuple[dict[str, object], dict[str, Node | Raw], list[str]] | None:
-        settings = self.config.evaluate.perplexity
-        if settings is None:
-            return None
-        sources: dict[str, Node | Raw] = {
-            f"tokens-{name}": self._tokens(ref) for name, ref in settings.corpora.items()
-        }
-        own = settings.model_dump(exclude={"corpora", "methods", "base_max_length"})
-        if settings.protocol == "window":
-            del own["stride"], own["max_tokens"]
-        return own, sources, list(settings.methods)
-
-    def _passkey(self) -> tuple[dict[str, object], dict[str, Node | Raw], list[str]] | None:
-        settings = self.config.evaluate.passkey
-        if settings is None:
-            return None
-        own = settings.model_dump(exclude={"methods"}) | {"seed": self.config.seed}
-        return own, {"tokenizer": self.base["model"]}, list(settings.methods)
-
-    def _benchmarks(self) -> tuple[dict[str, object], dict[str, Node | Raw], list[str]] | None:
-        settings = self.config.evaluate.benchmarks
-        if settings is None:
-            return None
-        own = settings.model_dump(exclude={"truthfulqa_download"}) | {"seed": self.config.seed}
-        fetched = {
-            "source": "benchmarks",
-            "items": settings.items,
-            "tasks": sorted(settings.tasks),
-            "truthfulqa": settings.truthfulqa_download,
-        }
-        items = self._add(
-            "fetch", "benchmark-items", fetched, modules=("longrope.data.benchmark_items",)
-        )
-        return own, {"tokenizer": self.base["model"], "items": items}, ["none"]
-
-    def _add_task(
-        self,
-        task: str,
-        parts: tuple[dict[str, object], dict[str, Node | Raw], list[str]] | None,
-        table: Node,
-    ) -> None:
-        if parts is None:
-            return
-        own, sources, methods = parts
-        for method in methods:
+    def _add_task(self, task: PlannedTask, table: Node) -> None:
+        sources = self._task_sources(task)
+        for method in task.base_methods:
             factors = self._untuned_factors() if method == "longrope" else {}
-            base = self._base_lengths(own) if task == "perplexity" else own
-            self._add_evaluation(task, "base", method, base, sources | self.base | factors)
+            self._add_evaluation(
+                task.base_task, "base", method, sources | {"model": self.base["model"]} | factors
+            )
         tuned = table if table.kind == "finetune" else table.inputs.get("model")
         if isinstance(tuned, Node) and tuned.kind == "finetune":
             extended = sources | {"model": tuned, "table": table}
-            self._add_evaluation(task, "tuned", "longrope", own, extended)
+            self._add_evaluation(task.task, "tuned", "longrope", extended)
 
-    def _base_lengths(self, own: dict[str, object]) -> dict[str, object]:
-        """Return perplexity settings without the lengths that are too long for the base model."""
-        settings = self.config.evaluate.perplexity
-        assert settings is not None
-        limit = settings.base_max_length
-        if limit is None:
-            return own
-        kept = {name: [n for n in at if n <= limit] for name, at in settings.lengths.items()}
-        return own | {"lengths": kept}
+    def _task_sources(self, task: PlannedTask) -> dict[str, Node | Raw]:
+        """Return what a task reads besides a model and factors."""
+        sources: dict[str, Node | Raw] = {"tokenizer": self.base["model"]}
+        sources |= {role: self._tokens(ref) for role, ref in task.documents.items()}
+        if isinstance(task, BenchmarkSettings):
+            sources["items"] = self._benchmark_items(task)
+        return sources
+
+    def _benchmark_items(self, task: BenchmarkSettings) -> Node:
+        settings = ItemsFetch(
+            items=task.items, tasks=sorted(task.tasks), truthfulqa=task.truthfulqa_download
+        )
+        modules = ("longrope.data.benchmark_items",)
+        return self._add("fetch", "benchmark-items", settings, modules=modules)
 
     def _untuned_factors(self) -> dict[str, Node | Raw]:
         lengths = self.config.evaluate.untuned_lengths
@@ -370,21 +336,31 @@ class _Builder:
 
     def _add_evaluation(
         self,
-        task: str,
-        variant: str,
-        method: str,
-        own: Mapping[str, object],
+        task: TaskSettings,
+        variant: Literal["base", "tuned"],
+        method: Method,
         sources: Mapping[str, Node | Raw],
     ) -> None:
-        settings = {
-            **own,
-            "task": task,
-            "variant": variant,
-            "method": method,
-            "original_length": self.config.model.original_length,
-            **self.sources.config_changes(),
-            "bos": self.config.model.bos,
-            "dtype": self.config.dtype,
-        }
-        name = f"{self.config.model.name}-{task}-{variant}-{method.replace('_', '-')}"
-        self._add("evaluate", name, settings, sources, modules=(f"longrope.tasks.{task}",))
+        settings = EvaluateNode.model_validate(
+            {
+                "task": task.identity(),
+                "variant": variant,
+                "method": method,
+                "dtype": self.config.dtype,
+                "seed": self.config.seed if task.draws else None,
+                **self._model_use(),
+            }
+        )
+        name = f"{self.config.model.name}-{task.name}-{variant}-{method.replace('_', '-')}"
+        self._add("evaluate", name, settings, sources, modules=(f"longrope.tasks.{task.name}",))
+
+
+def algorithm_modules(settings: SearchNode | ReadjustNode) -> tuple[str, ...]:
+    """Return the module of a search's algorithm, which the registry imports by name."""
+    return (f"longrope.search.algorithms.{settings.search.algorithm.module}",)
+
+
+def _watched(watch: WatchSettings | None) -> Watched | None:
+    if watch is None:
+        return None
+    return Watched(every_steps=watch.every_steps, num_documents=watch.num_documents)

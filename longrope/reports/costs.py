@@ -1,6 +1,5 @@
 """What each node of a plan cost, beside what it was estimated to cost; imports no torch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ import pandas as pd
 from longrope.cost.estimate import MIB, Estimate, estimate
 from longrope.cost.shapes import Shape
 from longrope.plan.nodes import KINDS
-from longrope.reports.results import PlanFile, PlanNode, nodes_of, read_json, read_lines
+from longrope.reports.results import PlanFile, PlanNode, nodes_of, read_json, read_lines, task_of
 from longrope.settings.hardware import Machine
+from longrope.settings.nodes import NodeRuntime, NodeSettings, parse_node
 
 COST_COLUMNS = (
     *("kind", "label", "seconds", "estimated_seconds", "peak_memory_mb", "estimated_memory_mb"),
@@ -25,8 +25,8 @@ class _Planned:
     """A node of a plan file, as `longrope.cost.estimate` reads it."""
 
     kind: str
-    settings: Mapping[str, Any]
-    runtime: Mapping[str, Any]
+    settings: NodeSettings
+    runtime: NodeRuntime
 
 
 def cost_table(plan: PlanFile, store: Path, machine: Machine | None = None) -> pd.DataFrame:
@@ -63,7 +63,8 @@ def _measured(folder: Path, key: str, node: PlanNode) -> dict[str, Any]:
 def _estimated(node: PlanNode, shape: Shape | None, machine: Machine | None) -> dict[str, Any]:
     cost = Estimate()
     if shape and machine:
-        work = _Planned(node["kind"], node["settings"], node["runtime"])
+        settings = parse_node(node["kind"], node["settings"])
+        work = _Planned(node["kind"], settings, NodeRuntime.model_validate(node["runtime"]))
         cost = estimate(work, shape, machine)
     return {
         "estimated_seconds": cost.seconds,
@@ -77,7 +78,7 @@ def scored_tokens(folder: Path, node: PlanNode) -> int | None:
     if node["kind"] in ("search", "readjust"):
         histories = [read_lines(path) for path in sorted(folder.glob("history*.jsonl"))]
         return sum(int(history[-1]["scored_tokens"]) for history in histories if history)
-    if node["settings"].get("task") == "perplexity":
+    if task_of(node) == "perplexity":
         rows = read_json(folder / "scores.json")["rows"]
         return sum(int(document["tokens"]) for row in rows for document in row["documents"])
     return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from longrope.plan.nodes import KINDS
 from longrope.reports.lineage import products_of
-from longrope.reports.results import PlanFile, PlanNode, nodes_of
+from longrope.reports.results import PlanFile, PlanNode, nodes_of, task_of
 
 COLOURS = {
     "files": "#e8e8e8",
@@ -96,8 +96,8 @@ def _node_box(key: str, node: PlanNode, done: bool) -> Box:
 def words(node: PlanNode) -> tuple[str, ...]:
     """Return in one or two lines what a node is about, without its digest."""
     label, settings = node["label"], node["settings"]
-    if {"task", "variant", "method"} <= settings.keys():
-        return settings["task"], f"{settings['variant']}, {settings['method']}"
+    if (task := task_of(node)) is not None:
+        return task, f"{settings['variant']}, {settings['method']}"
     if node["kind"] not in ("search", "finetune", "readjust"):
         return (label,)
     parts = re.fullmatch(r"(.+?)(?:-ft(\d+))?(?:-(\d+))?", label)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from longrope import reading
 from longrope.plan.nodes import KINDS
-from longrope.reports.results import PlanFile, PlanNode, nodes_of, read_json, table_note
+from longrope.reports.results import PlanFile, PlanNode, nodes_of, read_json, table_note, task_of
 
 COMMIT_CHARACTERS = 7
 PACKAGES = ("longrope", "torch", "transformers", "lm-eval")
@@ -53,7 +53,7 @@ class Product:
         """Return whether the product is made of this node's own files."""
         settings = node["settings"]
         wanted = self.study in (None, "study" in settings)
-        return node["kind"] in self.kinds and self.task in (None, settings.get("task")) and wanted
+        return node["kind"] in self.kinds and self.task in (None, task_of(node)) and wanted
 
 
 PRODUCTS = (

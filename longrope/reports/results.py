@@ -88,8 +88,14 @@ def evaluations(plan: PlanFile, store: Path, task: str) -> list[tuple[PlanNode, 
     return [
         (node, read_json(store / key / "scores.json"))
         for key, node in nodes_of(plan, "evaluate")
-        if node["settings"]["task"] == task
+        if task_of(node) == task
     ]
+
+
+def task_of(node: PlanNode) -> str | None:
+    """Return the name of the task of an evaluation."""
+    task = node["settings"].get("task")
+    return None if task is None else str(task["name"])
 
 
 # Stand-ins --------------------------------------------------------------------------------------
@@ -140,8 +146,9 @@ def _length_in(label: str) -> int:
 
 
 def _training(settings: dict[str, Any]) -> str:
-    share = f"{settings['passkey_fraction']:.0%}"
-    rows = f"{settings['num_steps']} steps of {settings['batch_size']} x {settings['text_length']} tokens"
+    training = settings["training"]
+    share = f"{training['passkey_fraction']:.0%}"
+    rows = f"{training['num_steps']} steps of {training['batch_size']} x {training['text_length']} tokens"
     return f"{rows} ({share} passkey prompts)"
 
 

@@ -11,7 +11,6 @@ from typing import TextIO
 
 import numpy as np
 
-from longrope.cost.search import GRADIENT_COST
 from longrope.rope.factors import RopeFactors
 from longrope.search.algorithms.algorithm import Algorithm, Candidate, Loss
 from longrope.search.algorithms.problem import Problem
@@ -19,8 +18,21 @@ from longrope.search.algorithms.space import Individual
 from longrope.search.objective import Objective, perplexity
 from longrope.search.progress import Progress
 from longrope.search.workers.units import Score
+from longrope.settings.algorithms import GRADIENT_COST
+from longrope.settings.nodes import ReadjustNode, SearchNode
 
 LOGGER = logging.getLogger(__name__)
+
+
+def search_provenance(settings: SearchNode | ReadjustNode) -> dict[str, str | int | float]:
+    """Return what factors say of the search that found them."""
+    search = settings.search
+    facts: dict[str, str | int | float] = {
+        "model": settings.model,
+        "algorithm": search.algorithm.name,
+        "seed": settings.seed,
+    }
+    return facts if search.objective == "perplexity" else {**facts, "objective": search.objective}
 
 
 def search(

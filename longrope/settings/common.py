@@ -1,21 +1,63 @@
-"""What all settings share: types with units, and the base that refuses unknown keys."""
+"""What all settings share: types with units, marks for digests, and the base that refuses unknown keys."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 Tokens = Annotated[int, Field(gt=0, json_schema_extra={"unit": "tokens"})]
 Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Revision = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
+Dtype = Literal["float32", "bfloat16"]
 Method = Literal["none", "linear", "ntk", "dynamic_ntk", "yarn", "longrope"]
 AttentionScale = Literal["yarn", "su"] | Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class InDigest:
+    """Mark of a field in `Annotated`: when it counts in the digest of a node. Fields without it always do."""
+
+    when: Literal["never", "unless default"]
+
+
+NOT_IN_DIGEST = InDigest("never")
+"""changes no result, or is hashed otherwise, as an input is"""
+UNLESS_DEFAULT = InDigest("unless default")
+"""added after results existed: its default must stay what the code did before"""
 
 
 class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what counts in a digest, as JSON values; `model_validate` of it gives equal results."""
+        return {
+            name: _identity(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if _counts(field, getattr(self, name))
+        }
+
+
+def _counts(field: FieldInfo, value: object) -> bool:
+    marks = {mark.when for mark in field.metadata if isinstance(mark, InDigest)}
+    if "unless default" in marks:
+        return bool(value != field.get_default(call_default_factory=True))
+    return "never" not in marks
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return value.identity()
+    if isinstance(value, Mapping):
+        return {key: _identity(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_identity(inner) for inner in value]
+    return value
 
 
 class HubFiles(Settings):

@@ -7,9 +7,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from longrope.settings.common import AttentionScale, Settings, SplitRef, Tokens
-from longrope.settings.evaluation import EvaluateSettings
 from longrope.settings.search import ReadjustSettings, SearchSettings, StudySettings
 from longrope.settings.sources import CorpusSettings, ModelSettings
+from longrope.settings.tasks import EvaluateSettings
 from longrope.settings.training import FinetuneSettings
 
 CORPUS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -65,9 +65,7 @@ class Config(Settings):
     readjust: ReadjustSettings | None = Field(
         None, description="short-length factors; skipped if left out"
     )
-    evaluate: EvaluateSettings = Field(
-        EvaluateSettings.model_validate({}), description="what is measured"
-    )
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), description="what is measured")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -110,9 +108,9 @@ class Config(Settings):
                 yield f"search_study.algorithms.{name}.documents", search.documents
         if self.readjust and self.readjust.search:
             yield "readjust.search.documents", self.readjust.search.documents
-        if self.evaluate.perplexity:
-            for name, ref in self.evaluate.perplexity.corpora.items():
-                yield f"evaluate.perplexity.corpora.{name}", ref
+        for task in self.evaluate.tasks:
+            for role, ref in task.documents.items():
+                yield f"evaluate.{task.name}.corpora.{role.removeprefix('tokens-')}", ref
 
     def _check_lengths(self) -> None:
         previous, holder = self.model.original_length, "model.original_length"

@@ -1,4 +1,4 @@
-"""Hyper-parameter files of the public code, to the `search` block of a configuration and back.
+"""Hyper-parameter files of the public code, to the `search` block of a configuration.
 
 The public code runs one algorithm with its own seed, bound, chance of mutation and tries at a crossover: here
 `evolution-public`. It multiplies all counts by `evo_scale`, not the step, and never halves them.
@@ -15,11 +15,8 @@ from pydantic import ValidationError
 
 from longrope.errors import UserError
 from longrope.rope.formats import HYPER_PARAMETERS
-from longrope.settings.config import Config
 from longrope.settings.search import SearchSettings
 
-NAME = "hyper-parameters"
-"""of this format on the command line"""
 COUNTS = {
     "population_size": "population_size",
     "max_time_budget": "num_iterations",
@@ -30,8 +27,6 @@ COUNTS = {
 """key of a file -> key of `search` in a configuration"""
 CROSSOVER_TRIES = 20
 """of all files that the public code has; `search.public` has no other"""
-MUTATION_PROBABILITY = 0.3
-"""a constant in the public code"""
 SUFFIXES = (".yaml", ".yml")
 
 
@@ -59,10 +54,8 @@ def read(path: Path, content: Mapping[str, Any]) -> tuple[str, list[str]]:
         )
     counts = {ours: int(scale * content[theirs]) for theirs, ours in COUNTS.items()}
     settings = {
-        "algorithm": "evolution-public",
+        "algorithm": {"name": "evolution-public", **counts, "halve_above": None},
         "grid": content["list_step"],
-        **counts,
-        "halve_above": None,
     }
     _check(path, settings)
     return yaml.safe_dump({"search": settings}, sort_keys=False), [*_unsaid(content)]
@@ -75,8 +68,8 @@ def _check(path: Path, settings: Mapping[str, Any]) -> None:
         SearchSettings.model_validate({**settings, "documents": documents})
     except ValidationError as error:
         problem = error.errors()[0]
-        name = str(problem["loc"][0])
-        raise UserError(f"{path}: {name} is {settings[name]}; {problem['msg'].lower()}.") from None
+        name, value = problem["loc"][-1], problem["input"]
+        raise UserError(f"{path}: {name} is {value}; {problem['msg'].lower()}.") from None
 
 
 def _unsaid(content: Mapping[str, Any]) -> Iterator[str]:
@@ -86,54 +79,3 @@ def _unsaid(content: Mapping[str, Any]) -> Iterator[str]:
     if tries != CROSSOVER_TRIES:
         yield f"max_crossover_try ({tries}, here always {CROSSOVER_TRIES})"
     yield from (key for key in content if key not in HYPER_PARAMETERS | {"max_crossover_try"})
-
-
-def written(config: Config, source: str) -> tuple[str, list[str]]:
-    """Return the file that the search of a configuration comes to, and in words what it does not hold.
-
-    Raises:
-        UserError: naming `source`, if the search is none of those that have such numbers.
-    """
-    search = config.search
-    if not search.algorithm.startswith("evolution"):
-        raise UserError(
-            f"{source}: search.algorithm is {search.algorithm}, which the public code has not; "
-            "set evolution-public or evolution."
-        )
-    content = {
-        "evo_scale": 1.0,
-        **{theirs: getattr(search, ours) for theirs, ours in COUNTS.items()},
-        "list_step": search.grid,
-        "max_crossover_try": CROSSOVER_TRIES,
-    }
-    return json.dumps(content, indent=4) + "\n", [*_left_out(config)]
-
-
-def _left_out(config: Config) -> Iterator[str]:
-    """Yield the settings of a search that a file has no place for, as the configuration names them."""
-    search = config.search
-    held = {"grid", *COUNTS.values(), "halve_above"}
-    held |= {"algorithm"} if search.algorithm == "evolution-public" else set()
-    held |= (
-        {"mutation_probability"} if search.mutation_probability == MUTATION_PROBABILITY else set()
-    )
-    for name in SearchSettings.model_fields:
-        if name in search.model_fields_set - held:
-            value = getattr(search, name)
-            yield f"{name} ({value})" if isinstance(value, str | int | float) else name
-    lengths = [step.target_length for step in config.extension]
-    lengths += config.search_study.lengths if config.search_study else []
-    if search.halve_above is not None and max(lengths) > search.halve_above:
-        yield f"halve_above ({search.halve_above})"
-    yield from _other_searches(config)
-
-
-def _other_searches(config: Config) -> Iterator[str]:
-    """Yield the keys of searches that are not the common one."""
-    for index, step in enumerate(config.extension):
-        if step.search:
-            yield f"extension.{index}.search"
-    if config.readjust and config.readjust.search:
-        yield "readjust.search"
-    if config.search_study:
-        yield "search_study.algorithms"

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from longrope.settings.common import Count, HubFiles, Settings, Tokens
 
+Bos = Literal["auto", "always", "never"]
+RopeScaling = Literal["refuse", "drop"]
+
 
 class ModelShape(Settings):
     """What a model costs, where its config.json is not at hand; keys are those of transformers."""
@@ -35,12 +38,12 @@ class ModelSettings(Settings):
     full_attention: bool = Field(
         False, description="switch a sliding window off; without it such a model is refused"
     )
-    bos: Literal["auto", "always", "never"] = Field(
+    bos: Bos = Field(
         "auto",
         description="whether every window begins with BOS, as one of its tokens: in search, readjustment, "
         "training and all evaluations; auto: if the tokenizer itself puts it before a text",
     )
-    rope_scaling: Literal["refuse", "drop"] = Field(
+    rope_scaling: RopeScaling = Field(
         "refuse",
         description="a linear, dynamic or yarn block in config.json: refuse the model, or drop the block "
         "because the weights were never trained under it",

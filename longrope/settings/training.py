@@ -2,12 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from longrope.errors import UserError
-from longrope.settings.common import Fraction, Settings, SplitRef, Tokens
+from longrope.settings.common import (
+    NOT_IN_DIGEST,
+    UNLESS_DEFAULT,
+    Dtype,
+    Fraction,
+    Settings,
+    SplitRef,
+    Tokens,
+)
 
 
 class ParallelSettings(Settings):
@@ -139,18 +147,23 @@ class MixedWindowSettings(Settings):
     short_fraction: float = Field(
         gt=0, lt=1, description="fraction of rows that are of short pieces"
     )
-    documents: SplitRef | None = Field(
+    documents: Annotated[SplitRef | None, NOT_IN_DIGEST] = Field(
         None,
         description="documents of any length for the pieces; those of the long rows if null",
     )
 
 
-class WatchSettings(Settings):
+class Watched(Settings):
+    """How often and how far perplexity is measured while training."""
+
+    every_steps: int = Field(50, gt=0, description="steps between two looks")
+    num_documents: int = Field(2, gt=0, description="documents that are scored at each look")
+
+
+class WatchSettings(Watched):
     """Perplexity of held-out documents while training; it changes no weight and is in no digest."""
 
     documents: SplitRef = Field(description="held-out documents; the first of the target length")
-    every_steps: int = Field(50, gt=0, description="steps between two looks")
-    num_documents: int = Field(2, gt=0, description="documents that are scored at each look")
 
 
 class LoraSettings(Settings):
@@ -163,18 +176,17 @@ class LoraSettings(Settings):
     )
 
 
-class FinetuneSettings(Settings):
-    """Fine-tuning under searched factors."""
+class TrainingSettings(Settings):
+    """What is trained how, whatever the documents."""
 
     num_steps: int = Field(gt=0, description="optimizer steps")
-    documents: SplitRef = Field(description="training documents")
     text_length: Tokens | None = Field(
         None, description="tokens per chunk; the target length if null"
     )
     passkey_fraction: Fraction = Field(
         0.0, description="fraction of chunks that are passkey prompts instead of text"
     )
-    pack_documents: bool = Field(
+    pack_documents: Annotated[bool, UNLESS_DEFAULT] = Field(
         False,
         description="cut chunks from all documents, one after the other in random order, so that none is too "
         "short; else each from one document that fills a chunk with BOS, where model.bos has it, and EOS",
@@ -186,31 +198,37 @@ class FinetuneSettings(Settings):
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm is clipped to this")
     adam_betas: tuple[Fraction, Fraction] = Field((0.9, 0.95), description="AdamW betas")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="training precision")
+    dtype: Dtype = Field("bfloat16", description="training precision")
     checkpoint_steps: int = Field(50, gt=0, description="steps between resumable checkpoints")
-    mixed_window: MixedWindowSettings | None = Field(
+    mixed_window: Annotated[MixedWindowSettings | None, UNLESS_DEFAULT] = Field(
         None,
         description="train the original embedding too, on pieces of at most the original length (LongRoPE2)",
     )
-    position_skipping: bool = Field(
+    position_skipping: Annotated[bool, UNLESS_DEFAULT] = Field(
         False,
         description="let positions jump once in each row, so that rows of text_length reach the target "
         "length (PoSE)",
     )
-    lora: LoraSettings | None = Field(
+    lora: Annotated[LoraSettings | None, UNLESS_DEFAULT] = Field(
         None, description="train low-rank adapters instead of all weights; unlike the paper"
     )
+
+
+class FinetuneSettings(TrainingSettings):
+    """Fine-tuning under searched factors."""
+
+    documents: SplitRef = Field(description="training documents")
     watch: WatchSettings | None = Field(
         None, description="measure perplexity of held-out documents while training"
     )
     parallel: ParallelSettings = Field(
-        ParallelSettings.model_validate({}),
+        ParallelSettings(),
         description="processes and memory; speed, not results",
     )
 
 
 def check_rows(
-    finetune: FinetuneSettings, text_length: int, original_length: int, target_length: int
+    finetune: TrainingSettings, text_length: int, original_length: int, target_length: int
 ) -> None:
     """Refuse rows whose lengths do not go with the way they are made.
 

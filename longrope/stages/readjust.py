@@ -17,15 +17,16 @@ from longrope.data.tokenizers import bos_label
 from longrope.models.score_context import score_memory, scored_geometry, window_begin
 from longrope.rope.factors import FactorTable, RopeFactors
 from longrope.rope.methods import Geometry, closed_form
-from longrope.runtime import Inputs, Runtime, Settings
+from longrope.runtime import Inputs, Runtime
 from longrope.search.algorithms.problem import Problem, closed_form_seeds, space_for
 from longrope.search.algorithms.registry import make
-from longrope.search.driver import search
+from longrope.search.driver import search, search_provenance
 from longrope.search.objective import Objective, objective_on
 from longrope.search.workers.pools import Pool, open_pool
+from longrope.settings.nodes import ReadjustNode
 
 
-def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None:
+def run(settings: ReadjustNode, inputs: Inputs, out: Path, runtime: Runtime) -> None:
     """Search every short length and write the table."""
     shape = scored_geometry(settings, inputs["model"])
     tuned = RopeFactors.read(inputs["model"].path / "factors.json")
@@ -36,7 +37,7 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
     ]
     bos = bos_label(window_begin(settings, inputs["model"]))
     with open_pool(settings, inputs["model"], runtime) as pool:
-        for length in settings["lengths"]:
+        for length in settings.lengths:
             objective = _objective(settings, inputs, runtime, pool, length)
             problem = _problem(settings, shape, tuned, length)
             entries.append(_searched(settings, problem, objective, bos, out))
@@ -45,33 +46,37 @@ def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> None
 
 
 def _objective(
-    settings: Settings, inputs: Inputs, runtime: Runtime, pool: Pool, length: int
+    settings: ReadjustNode, inputs: Inputs, runtime: Runtime, pool: Pool, length: int
 ) -> Objective:
     model, tokens = inputs["model"], inputs["tokens"]
     begin = window_begin(settings, model)
     return objective_on(
         pool,
         tokens,
-        score_memory(model, tokens, settings["dtype"], runtime, begin=begin),
+        score_memory(model, tokens, settings.dtype, runtime, begin=begin),
         length=length,
-        count=settings["num_documents"],
-        seed=settings["seed"],
+        count=settings.search.num_documents,
+        seed=settings.seed,
         what=f"readjustment documents for length {length}",
         begin=begin,
-        tokenizer=inputs["tokenizer"] if settings.get("objective") == "needle" else None,
+        tokenizer=inputs["tokenizer"] if settings.search.objective == "needle" else None,
     )
 
 
 def _searched(
-    settings: Settings, problem: Problem, objective: Objective, bos: str, out: Path
+    settings: ReadjustNode, problem: Problem, objective: Objective, bos: str, out: Path
 ) -> RopeFactors:
     """Return the entry of one length."""
-    provenance = {name: settings[name] for name in ("model", "algorithm", "seed")} | {"bos": bos}
-    provenance |= objective.counts
-    algorithm = make(problem, settings, len(objective.documents))
+    provenance = {**search_provenance(settings), "bos": bos, **objective.counts}
+    algorithm = make(
+        problem,
+        settings.search.algorithm,
+        num_documents=len(objective.documents),
+        seed=settings.seed,
+    )
     history = out / f"history-{problem.target_length}.jsonl"
     best = search(problem, algorithm, objective, history, provenance)
-    best = with_best_attention_scale(best, objective, settings["num_attention_scales"])
+    best = with_best_attention_scale(best, objective, settings.num_attention_scales)
     if problem.target_length > problem.geometry.original_length:
         return best
     return or_pretrained(best, problem.geometry, objective)
@@ -107,15 +112,15 @@ def with_best_attention_scale(
     return best.model_copy(update={"provenance": factors.provenance | facts})
 
 
-def _problem(settings: Settings, shape: Geometry, tuned: RopeFactors, length: int) -> Problem:
+def _problem(settings: ReadjustNode, shape: Geometry, tuned: RopeFactors, length: int) -> Problem:
     """Return the search of one short length: no composition, bound by the tuned scale.
 
     The search is under the attention scale of the tuning, or starts there. Seeds are the closed forms at
     this length and the tuned factors. Under a critical dimension the lower bound is this length's scale.
     """
-    scale = max(1.0, length / settings["original_length"])
+    scale = max(1.0, length / settings.original_length)
     space = space_for(
-        shape, settings, tuned.scale, least=scale, attention_scale=tuned.attention_scale
+        shape, settings.search, tuned.scale, least=scale, attention_scale=tuned.attention_scale
     )
     seeds = closed_form_seeds(space, shape, scale)
     seeds["tuned"] = space.nearest(tuned.factors, tuned.num_start_tokens)
@@ -125,6 +130,6 @@ def _problem(settings: Settings, shape: Geometry, tuned: RopeFactors, length: in
         base=(1.0,) * shape.num_pairs,
         seeds=seeds,
         attention_scale=tuned.attention_scale,
-        source_length=settings["original_length"],
+        source_length=settings.original_length,
         target_length=length,
     )

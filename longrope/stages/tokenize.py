@@ -16,24 +16,25 @@ from longrope.data.documents import Documents, file_end
 from longrope.data.special_ids import check_special_ids
 from longrope.data.token_store import write_store
 from longrope.data.tokenizers import load_encoder
-from longrope.runtime import Facts, Input, Inputs, Runtime, Settings
+from longrope.runtime import Facts, Input, Inputs, Runtime
+from longrope.settings.nodes import TokenizeNode
 
 
-def run(settings: Settings, inputs: Inputs, out: Path, runtime: Runtime) -> Facts:
+def run(settings: TokenizeNode, inputs: Inputs, out: Path, runtime: Runtime) -> Facts:
     """Tokenize the documents of one split of a corpus; return what its rows were like."""
     del runtime
     check_special_ids(inputs["tokenizer"].path)
     encoder = load_encoder(inputs["tokenizer"].path)
-    encoder.encode_special_tokens = settings["special_tokens"] == "text"
+    encoder.encode_special_tokens = settings.special_tokens == "text"
     files = _files(inputs["documents"])
-    documents = Documents(files, settings["column"], empty_rows=settings["empty_rows"])
-    wanted = islice(documents, settings["max_documents"])
+    documents = Documents(files, settings.column, empty_rows=settings.empty_rows)
+    wanted = islice(documents, settings.max_documents)
     # A file of text is a document, so their number is known; rows of other files are not counted.
     texts = [path for path in files if (file_end(path) or "").startswith(".txt")]
     total = len(files) if texts == files else None
     progress = tqdm(wanted, desc="tokenize", unit="document", total=total, mininterval=1.0)
     size = max(encoder.get_vocab().values()) + 1  # ids may have gaps
-    write_store(out, progress, encoder, size, join_to=settings["join_to"])
+    write_store(out, progress, encoder, size, join_to=settings.join_to)
     counts = {
         "empty_rows": documents.num_empty_rows,
         "repaired_rows": documents.num_repaired_rows,

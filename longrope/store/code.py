@@ -14,6 +14,18 @@ from pathlib import Path
 from longrope.store import accepted
 
 PACKAGE = Path(__file__).parents[1]
+UNCOUNTED = {
+    "settings": "the values that it parses are in the digest themselves",
+    "runtime": "where inputs are and who computes",
+    "data.model_config": "refuses models, and changes none",
+    "data.model_weights": "refuses models, and changes none",
+    "search.workers.cluster": "who scores",
+    "search.workers.processes": "who scores",
+    "search.progress": "shows a search",
+    "training.recording": "shows a training",
+    "training.validation": "looks at a training, and changes no weight",
+}
+"""room or module of the package -> why its code is in no digest"""
 
 
 class CodeIndex:
@@ -60,7 +72,7 @@ class CodeIndex:
             if module not in closure:
                 closure.add(module)
                 self._read(module)
-                waiting.extend(self._imports[module])
+                waiting.extend(name for name in self._imports[module] if _counts(name))
         return {module: self._hashes[module] for module in sorted(closure)}
 
     def _path(self, module: str) -> Path | None:
@@ -93,6 +105,11 @@ class CodeIndex:
             for name in names:
                 if name.split(".")[0] == self._name and self._path(name) is not None:
                     yield name
+
+
+def _counts(module: str) -> bool:
+    inside = module.partition(".")[2]
+    return not any(f"{inside}.".startswith(f"{name}.") for name in UNCOUNTED)
 
 
 def _hash_of_lines(lines: Iterable[str]) -> str:

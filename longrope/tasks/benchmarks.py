@@ -21,10 +21,10 @@ from longrope.errors import UserError
 from longrope.models.loading import load_tokenizer
 from longrope.models.rotary import install
 from longrope.models.subject import Subject
-from longrope.runtime import Inputs, Runtime, Settings
+from longrope.runtime import Inputs, Runtime
+from longrope.settings.nodes import EvaluateNode
+from longrope.settings.tasks import BENCHMARK_BATCH, BenchmarkSettings
 
-BATCH_SIZE = 8
-"""Prompts scored at once; fixed, so that rounding does not depend on the memory at hand."""
 SAMPLED_SUBJECTS = ("college_computer_science", "jurisprudence", "econometrics", "global_facts")
 """Where a sample of MMLU begins: one subject of each of its four categories, chosen beforehand."""
 
@@ -58,25 +58,29 @@ class Sample:
 
 
 def evaluate(
-    subject: Subject, settings: Settings, inputs: Inputs, runtime: Runtime
+    subject: Subject, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
     """Return one row per benchmark of a model under its factors at each prompt's own length."""
     del runtime
+    task = settings.task
+    assert isinstance(task, BenchmarkSettings) and settings.seed is not None
     rotary = install(subject.model, subject.geometry)
     if subject.table is not None:
         rotary.use_table(subject.table)
     else:
-        rotary.use(subject.factors_at(settings["original_length"]))
+        rotary.use(subject.factors_at(settings.original_length))
     tokenizer = load_tokenizer(inputs["tokenizer"].path)
-    return run(subject.model, tokenizer, inputs["items"].path, settings, begin=subject.begin)
+    mirror = inputs["items"].path
+    return run(subject.model, tokenizer, mirror, task, seed=settings.seed, begin=subject.begin)
 
 
 def run(
     model: Any,
     tokenizer: Any,
     mirror: Path,
-    settings: Mapping[str, Any],
+    settings: BenchmarkSettings,
     *,
+    seed: int,
     begin: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Evaluate a model and return one row per benchmark.
@@ -85,9 +89,8 @@ def run(
         model: a causal language model of transformers, on its device.
         tokenizer: its tokenizer.
         mirror: folder written by `longrope.data.benchmark_items.fetch_items`.
-        settings: `tasks` (name -> few-shot examples), `max_items` (first items of each task, all if
-            null), `max_length` (prompts are cut on the left to this many tokens) and `seed` (of the
-            draw of few-shot examples).
+        settings: of the task.
+        seed: of the draw of few-shot examples.
         begin: ids that every prompt begins with, whatever the tokenizer adds by itself.
 
     Returns:
@@ -100,14 +103,14 @@ def run(
     description = json.loads((mirror / MIRROR_FILE).read_text(encoding="utf-8"))
     rows = []
     with _quiet_and_offline():
-        lm = _language_model(model, tokenizer, settings["max_length"], begin)
-        for name, few_shot in settings["tasks"].items():
+        lm = _language_model(model, tokenizer, settings.max_length, begin)
+        for name, few_shot in settings.tasks.items():
             origin = description["tasks"].get(name)
             if origin is None:
                 result = _missing(name)
             else:
-                sample = select_items(name, mirror / origin["repo"], settings["max_items"])
-                result = _scores(lm, sample, few_shot=few_shot, seed=settings["seed"])
+                sample = select_items(name, mirror / origin["repo"], settings.max_items)
+                result = _scores(lm, sample, few_shot=few_shot, seed=seed)
                 result["stand_in"] = describe_items(sample, origin, few_shot)
             rows.append({"task": name, "few_shot": few_shot, "metric": TASKS[name].metric} | result)
     return rows
@@ -228,7 +231,7 @@ def _language_model(model: Any, tokenizer: Any, max_length: int, begin: Sequence
     return Prompted(
         pretrained=model,
         tokenizer=tokenizer,
-        batch_size=BATCH_SIZE,
+        batch_size=BENCHMARK_BATCH,
         max_length=max_length,
         prefix_token_id=begin[-1] if begin else None,
     )

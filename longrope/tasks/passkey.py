@@ -15,33 +15,35 @@ from longrope.data.tokenizers import load_encoder
 from longrope.models.score_context import score_memory
 from longrope.models.scoring import greedy_matches
 from longrope.models.subject import Subject
-from longrope.runtime import Inputs, Runtime, Settings
+from longrope.runtime import Inputs, Runtime
+from longrope.settings.nodes import EvaluateNode
+from longrope.settings.tasks import PasskeySettings
 from longrope.store.score_memory import ScoreMemory
 
 
 def evaluate(
-    subject: Subject, settings: Settings, inputs: Inputs, runtime: Runtime
+    subject: Subject, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
     """Return one row per length and depth: how many trials, how many right."""
+    task = settings.task
+    assert isinstance(task, PasskeySettings) and settings.seed is not None
     tokenizer = load_encoder(inputs["tokenizer"].path)
     memory = score_memory(
         inputs["model"],
         inputs["tokenizer"],
-        settings["dtype"],
+        settings.dtype,
         runtime,
         begin=subject.begin,
         task="passkey",
     )
-    depths = np.linspace(0, 1, settings["num_depths"]).tolist()
-    cells = [(length, depth) for length in settings["lengths"] for depth in depths]
+    depths = np.linspace(0, 1, task.num_depths).tolist()
+    cells = [(length, depth) for length in task.lengths for depth in depths]
     rows = []
     for length, depth in tqdm(cells, desc="passkey", unit="cell", mininterval=1.0):
         filler = classic_filler(tokenizer, length)
         correct = 0
-        for trial in range(settings["num_trials"]):
-            generator = np.random.default_rng(
-                [settings["seed"], length, round(1000 * depth), trial]
-            )
+        for trial in range(task.num_trials):
+            generator = np.random.default_rng([settings.seed, length, round(1000 * depth), trial])
             prompt = build_prompt(
                 tokenizer,
                 filler,
@@ -55,7 +57,7 @@ def evaluate(
             {
                 "length": length,
                 "depth": depth,
-                "trials": settings["num_trials"],
+                "trials": task.num_trials,
                 "correct": correct,
             }
         )
@@ -77,7 +79,7 @@ def _answered(
             subject.model,
             torch.from_numpy(tokens),
             factors=factors,
-            chunk_length=runtime.options["chunk_length"],
+            chunk_length=runtime.options.chunk_length,
             num_last=num_answer_tokens,
         )
         known = bool(matches.all())

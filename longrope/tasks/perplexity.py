@@ -23,7 +23,9 @@ from longrope.models.score_context import score_memory
 from longrope.models.scoring import token_nlls
 from longrope.models.subject import Subject
 from longrope.rope.factors import RopeFactors
-from longrope.runtime import Inputs, Runtime, Settings
+from longrope.runtime import Inputs, Runtime
+from longrope.settings.nodes import EvaluateNode
+from longrope.settings.tasks import PerplexityTask
 from longrope.store.score_memory import ScoreMemory
 
 LOGGER = logging.getLogger(__name__)
@@ -69,16 +71,16 @@ def rolling_windows(
 
 
 def evaluate(
-    subject: Subject, settings: Settings, inputs: Inputs, runtime: Runtime
+    subject: Subject, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
     """Return one row per corpus and length, with the summed losses of each document."""
+    task = settings.task
+    assert isinstance(task, PerplexityTask)
     rows = []
-    for corpus, lengths in settings["lengths"].items():
+    for corpus, lengths in task.lengths.items():
         tokens = inputs[f"tokens-{corpus}"]
-        memory = score_memory(
-            inputs["model"], tokens, settings["dtype"], runtime, begin=subject.begin
-        )
-        scorer = _Scorer(subject, TokenStore(tokens.path), memory, settings, runtime)
+        memory = score_memory(inputs["model"], tokens, settings.dtype, runtime, begin=subject.begin)
+        scorer = _Scorer(subject, TokenStore(tokens.path), memory, task, runtime)
         rows += scorer.rows(corpus, lengths)
     return rows
 
@@ -99,15 +101,15 @@ class _Scorer:
         subject: Subject,
         store: TokenStore,
         memory: ScoreMemory,
-        settings: Settings,
+        task: PerplexityTask,
         runtime: Runtime,
     ) -> None:
         self.subject = subject
         self.store = store
         self.memory = memory
-        self.settings = settings
-        self.chunk_length: int = runtime.options["chunk_length"]
-        self.skip: int = settings["skip_tokens"]
+        self.task = task
+        self.chunk_length: int = runtime.options.chunk_length
+        self.skip: int = task.skip_tokens
         self.num_begin = len(subject.begin)
 
     def rows(self, corpus: str, lengths: Sequence[int]) -> list[dict[str, Any]]:
@@ -141,20 +143,16 @@ class _Scorer:
         enough = self.store.long_enough(skip + length, what)
         first = [d for d in enough if self.store.lengths[d] >= skip + longest]
         rest = [d for d in enough if self.store.lengths[d] < skip + longest]
-        count = self._count(corpus)
+        count = self.task.num_documents[corpus]
         if len(enough) < count:
             LOGGER.warning(
                 "%s: %d asked for; %d have %d tokens", what, count, len(enough), skip + length
             )
         return (first + rest)[:count]
 
-    def _count(self, corpus: str) -> int:
-        wanted = self.settings["num_documents"]
-        return int(wanted[corpus] if isinstance(wanted, dict) else wanted)
-
     def _scores(self, document: int, lengths: Sequence[int]) -> dict[int, Score]:
         """Return the score of one document by length."""
-        if self.settings["protocol"] == "sliding":
+        if self.task.protocol == "sliding":
             return {length: self._sliding(document, length) for length in lengths}
         return {length: self._prefix(document, length, lengths) for length in lengths}
 
@@ -189,9 +187,9 @@ class _Scorer:
         factors = self.subject.factors_at(length)
         available = int(self.store.lengths[document]) - self.skip
         windows = rolling_windows(
-            min(available, self.settings["max_tokens"] or available),
+            min(available, self.task.max_tokens or available),
             window_length=length,
-            stride=self.settings["stride"],
+            stride=self.task.stride,
             num_begin=self.num_begin,
         )
         scores = [self._window(document, window, factors) for window in windows]

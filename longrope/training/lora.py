@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from longrope.errors import UserError
+from longrope.settings.training import LoraSettings
 
 BASE = ".base_layer"
 """where peft puts a layer that has an adapter"""
@@ -22,12 +23,12 @@ ADAPTER = "default"
 """peft's name of the one adapter"""
 
 
-def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any], *, seed: int) -> None:
+def add_adapters(model: PreTrainedModel, lora: LoraSettings, *, seed: int) -> None:
     """Put an adapter on every linear layer but the head, and let only those be trained.
 
     Args:
         model: whose layers are replaced in place; its outputs stay as they are.
-        lora: `rank`, `alpha`, and whether `norms_and_embeddings` are trained too.
+        lora: rank, weight, and whether norms and embeddings are trained too.
         seed: of the adapters' random halves.
 
     Raises:
@@ -43,20 +44,20 @@ def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any], *, seed: int) 
     head = whole.get_output_embeddings()
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     config = LoraConfig(
-        r=lora["rank"],
-        lora_alpha=lora["alpha"],
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides it by the rank
         target_modules=[name for name, layer in layers.items() if layer is not head],
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, whole, adapter_name=ADAPTER)
-    if lora["norms_and_embeddings"]:
+    if lora.norms_and_embeddings:
         for module in model.modules():
             if isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower():
                 module.requires_grad_(True)
 
 
-def merged(weights: Mapping[str, Tensor], lora: Mapping[str, Any]) -> dict[str, Tensor]:
+def merged(weights: Mapping[str, Tensor], lora: LoraSettings) -> dict[str, Tensor]:
     """Return the weights of a model without adapters that computes what the one with them does.
 
     Args:
@@ -73,7 +74,7 @@ def merged(weights: Mapping[str, Tensor], lora: Mapping[str, Any]) -> dict[str, 
         layer, is_adapted, kind = name.partition(f"{BASE}.")
         if is_adapted and kind == "weight":
             inner, outer = (weights[f"{layer}.lora_{x}.{ADAPTER}.weight"] for x in "AB")
-            values = values + lora["alpha"] / lora["rank"] * (outer @ inner)
+            values = values + lora.alpha / lora.rank * (outer @ inner)
         found[name.replace(BASE, "")] = values
     return found
 

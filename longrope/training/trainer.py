@@ -30,7 +30,7 @@ from transformers import (
 from longrope import reading
 from longrope.errors import UserError
 from longrope.models.rotary import LongRopeRotary
-from longrope.settings.training import ParallelSettings
+from longrope.settings.training import ParallelSettings, TrainingSettings
 from longrope.store import modes
 from longrope.training.packed_attention import Packed, attention_within_pieces
 from longrope.training.parallel import (
@@ -61,8 +61,9 @@ class Trained:
 def train(
     model: PreTrainedModel,
     rows: Dataset[dict[str, Tensor]],
-    settings: Mapping[str, Any],
+    settings: TrainingSettings,
     *,
+    seed: int,
     work: Path,
     micro_batch_size: int,
     parallel: ParallelSettings = DEFAULT,
@@ -74,7 +75,8 @@ def train(
         model: with its rotary embedding installed, on the CPU.
         rows: of the whole run in its order, all of one length; `input_ids` and `labels` of shape (T,), and
             `positions` and `piece_length` as in `longrope.training.rows`.
-        settings: those of the stage.
+        settings: what is trained how.
+        seed: of all random choices.
         work: folder of the checkpoints, the same for all processes.
         micro_batch_size: rows of a forward pass.
         parallel: how the processes that torchrun started share the work.
@@ -86,8 +88,11 @@ def train(
     """
     length = len(rows[0]["input_ids"])
     layout = Layout.of(parallel, length, model.config.to_dict())
-    options = _options(settings, layout, parallel, micro_batch_size)
-    attention = choose_attention(model, dtype=settings["dtype"])
+    options = _options(settings, layout, parallel, micro_batch_size) | {
+        "seed": seed,
+        "data_seed": seed,
+    }
+    attention = choose_attention(model, dtype=settings.dtype)
     if layout.uses_deepspeed:
         prepare_deepspeed(layout)
         options["parallelism_config"] = sequence_parallelism(layout, attention)
@@ -283,10 +288,10 @@ class _SharedCheckpoints(TrainerCallback):
 
 
 def _options(
-    settings: Mapping[str, Any], layout: Layout, parallel: ParallelSettings, micro_batch_size: int
+    settings: TrainingSettings, layout: Layout, parallel: ParallelSettings, micro_batch_size: int
 ) -> dict[str, Any]:
     """Return the Trainer's arguments, but for its folder."""
-    steps = layout.accumulation(settings["batch_size"], micro_batch_size)
+    steps = layout.accumulation(settings.batch_size, micro_batch_size)
     if torch.cuda.device_count() > layout.world_size:
         raise UserError(
             f"{torch.cuda.device_count()} GPUs are visible to {layout.world_size} process: set "
@@ -298,7 +303,7 @@ def _options(
         "gradient_accumulation_steps": steps,
         "use_cpu": not on_gpu,
         _checkpointing(): on_gpu or parallel.offload_activations,
-        "save_steps": settings["checkpoint_steps"],
+        "save_steps": settings.checkpoint_steps,
         "save_total_limit": 1,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
@@ -319,21 +324,19 @@ def _checkpointing() -> str:
     )
 
 
-def _recipe(settings: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+def _recipe(settings: TrainingSettings, layout: Layout) -> dict[str, Any]:
     """Return what is trained how, and in which precision."""
-    schedule, autocast = settings["schedule"], settings["dtype"] == "bfloat16"
+    schedule, autocast = settings.schedule, settings.dtype == "bfloat16"
     recipe = {
-        "max_steps": settings["num_steps"],
-        "learning_rate": settings["learning_rate"],
+        "max_steps": settings.num_steps,
+        "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "constant_with_warmup" if schedule == "constant" else schedule,
-        "warmup_steps": settings["warmup_steps"],
-        "weight_decay": settings["weight_decay"],
-        "max_grad_norm": settings["max_grad_norm"],
-        "adam_beta1": settings["adam_betas"][0],
-        "adam_beta2": settings["adam_betas"][1],
+        "warmup_steps": settings.warmup_steps,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "adam_beta1": settings.adam_betas[0],
+        "adam_beta2": settings.adam_betas[1],
         "optim": "adamw_torch",
-        "seed": settings["seed"],
-        "data_seed": settings["seed"],
     }
     if layout.uses_deepspeed:
         pinned = torch.cuda.is_available()

@@ -1,12 +1,14 @@
 """Models, machines and jobs whose cost is known."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from node_settings import node_settings
 from repository import ROOT
 
 from longrope.cost.shapes import Shape
 from longrope.settings.hardware import Machine, read_machine
+from longrope.settings.nodes import NodeRuntime, NodeSettings
 
 K = 1024
 
@@ -25,14 +27,29 @@ FINETUNE = {"num_steps": 400, "batch_size": 32, "text_length": 128 * K, "dtype":
 
 
 @dataclass(frozen=True)
-class Job:
+class Planned:
     """A node, as far as its cost goes."""
 
     kind: str
-    settings: dict[str, Any]
-    runtime: dict[str, Any] = field(
-        default_factory=lambda: {"chunk_length": 4096, "micro_batch_size": 1}
+    settings: NodeSettings
+    runtime: NodeRuntime
+
+
+def planned(kind: str, settings: dict[str, Any], runtime: dict[str, Any] | None = None) -> Planned:
+    """Return a node of a kind with flat settings."""
+    given = {"num_steps": 1} if kind == "finetune" else {}
+    return Planned(
+        kind,
+        node_settings(kind, SOME.get(kind, given | settings)),
+        NodeRuntime.model_validate(runtime or {}),
     )
+
+
+SOME = {
+    "fetch": {"source": "benchmarks", "items": "hub", "tasks": [], "truthfulqa": False},
+    "tokenize": {},
+}
+"""settings of nodes that cost nothing that is known"""
 
 
 def shape_of(told: dict[str, Any]) -> Shape:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import node_settings
 import torch
 from characters import character_tokenizer
 from killing import end_at, fail, kill, terminate, terminate_launcher
@@ -160,7 +161,7 @@ def compute(case: dict[str, Any]) -> dict[str, Any] | None:
     trained = training.train(
         model,
         rows_of(case),
-        settings,
+        **node_settings.training(settings),
         work=Path(case["work"]),
         micro_batch_size=case["micro_batch_size"],
         parallel=ParallelSettings.model_validate(case["parallel"]),

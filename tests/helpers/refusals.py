@@ -80,7 +80,9 @@ def open_folder() -> Iterator[Path]:
 
 AS_ANOTHER_USER = """
 import os, sys
-from longrope import cli, corpora, memory  # while the files of Python can still be read
+from longrope.cli import main as cli
+from longrope.data import token_store as corpora
+from longrope.store import score_memory as memory  # while the files of Python can still be read
 uid, gid, umask = map(int, sys.argv[1:4])
 os.setgroups([])
 os.setgid(gid)

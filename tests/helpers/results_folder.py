@@ -157,7 +157,7 @@ class ResultsFolder:
     def add_evaluation(self, task, variant, method, rows, inputs=None, **extra) -> None:
         scores = {"task": task, "variant": variant, "method": method, "bos": "no"}
         scores |= {"rows": rows} | extra
-        settings = {"task": task, "original_length": 256}
+        settings = {"task": {"name": task}, "original_length": 256}
         label = f"tiny-{task}-{variant}-{method}"
         self.add("evaluate", label, settings, inputs, **{"scores.json": json.dumps(scores)})
 

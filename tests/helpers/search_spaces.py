@@ -4,9 +4,10 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-from searches import GEOMETRY, PROBLEM, SCALE, SETTINGS
+from searches import GEOMETRY, PROBLEM, SCALE
 
 from longrope.search.algorithms.problem import closed_form_seeds, space_for
+from longrope.settings.search import SearchMethod
 
 SCALES = {"low": 1.0, "high": 1.5, "step": 1e-4}
 
@@ -17,7 +18,17 @@ OPTIONS = {"max_factor_ratio": 2.0, "attention_scales": SCALES}
 
 SPACES = {
     setting: space_for(
-        GEOMETRY, SETTINGS | OPTIONS | {"critical_dimension": setting}, SCALE, attention_scale=1.2
+        GEOMETRY,
+        SearchMethod.model_validate(
+            {
+                "algorithm": "evolution",
+                "start_tokens": [0, 2, 8],
+                **OPTIONS,
+                "critical_dimension": setting,
+            }
+        ),
+        SCALE,
+        attention_scale=1.2,
     )
     for setting in ("theory", "search", 3, 0)
 }

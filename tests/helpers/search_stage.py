@@ -4,24 +4,26 @@ import json
 from pathlib import Path
 
 import numpy as np
-from searches import SETTINGS as ALGORITHM
+from searches import SEARCH, small
 from tiny_models import ORIGINAL_LENGTH, build
 
 from longrope.runtime import Input, Runtime, Workers
+from longrope.settings.nodes import SearchNode
 from longrope.stages import search
 
-SETTINGS = ALGORITHM | {
-    "algorithm": "auto",
-    "model": "tiny",
-    "original_length": ORIGINAL_LENGTH,
-    "source_length": ORIGINAL_LENGTH,
-    "target_length": 128,
-    "attention_scale": "yarn",
-    "full_attention": False,
-    "bos": "never",
-    "dtype": "float32",
-    "num_held_out": 2,
-}
+SETTINGS = SearchNode(
+    search=SEARCH.model_copy(update={"algorithm": small("auto")}),
+    model="tiny",
+    original_length=ORIGINAL_LENGTH,
+    source_length=ORIGINAL_LENGTH,
+    target_length=128,
+    attention_scale="yarn",
+    bos="never",
+    dtype="float32",
+    seed=3,
+    study="auto",
+    num_held_out=2,
+)
 
 
 def write_inputs(folder: Path) -> dict[str, Input]:
@@ -45,6 +47,6 @@ def write_inputs(folder: Path) -> dict[str, Input]:
 def searched(folder: Path, inputs: dict[str, Input], workers: Workers) -> list[bytes]:
     """Search in a folder of its own, with an empty score memory; return what it wrote."""
     folder.mkdir()
-    runtime = Runtime(folder / "store", folder, {"chunk_length": 4096}, workers=workers)
+    runtime = Runtime(folder / "store", folder, workers=workers)
     search.run(SETTINGS, inputs, folder, runtime)
     return [(folder / name).read_bytes() for name in ("factors.json", "history.jsonl")]

@@ -7,25 +7,27 @@ import numpy as np
 
 from longrope.rope.factors import RopeFactors
 from longrope.rope.methods import Geometry
-from longrope.search.algorithms import registry as algorithms
+from longrope.search.algorithms import registry
 from longrope.search.algorithms.algorithm import Algorithm, Best, Candidate, Loss
 from longrope.search.algorithms.problem import Problem, closed_form_seeds, space_for
 from longrope.search.algorithms.space import Individual
 from longrope.search.workers.units import Score
+from longrope.settings.algorithms import AlgorithmSettings
+from longrope.settings.search import SearchMethod
 
 SCALE = 8.0
 GEOMETRY = Geometry(num_pairs=16, rope_theta=10_000.0, original_length=256)
-SETTINGS: dict[str, Any] = {
-    "max_factor_ratio": 1.25,
-    "grid": 0.01,
-    "start_tokens": [0, 2, 8],
-    "num_documents": 3,
+EVOLUTION: dict[str, Any] = {
     "population_size": 12,
     "num_mutations": 4,
     "num_crossovers": 4,
     "num_parents": 6,
     "mutation_probability": 0.3,
     "num_iterations": 5,
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "evolution": EVOLUTION,
+    "evolution-public": EVOLUTION,
     "cma": {
         "num_knots": 4,
         "generation_size": 6,
@@ -52,9 +54,11 @@ SETTINGS: dict[str, Any] = {
         "knot_step": 0.3,
         "batch_documents": 2,
     },
-    "seed": 3,
 }
-SPACE = space_for(GEOMETRY, SETTINGS, SCALE)
+"""settings of every algorithm that suit the small problem, by name"""
+SEARCH = SearchMethod(start_tokens=[0, 2, 8], num_documents=3)
+SEED = 3
+SPACE = space_for(GEOMETRY, SEARCH, SCALE)
 SEEDS = closed_form_seeds(SPACE, GEOMETRY, SCALE)
 PROBLEM = Problem(
     space=SPACE,
@@ -70,10 +74,15 @@ Landscape = Callable[[Individual, int], float]
 """of an individual on a document"""
 
 
-def make(name: str, **changes: Any) -> Algorithm:
-    """Return an algorithm on the small problem; a change under its name is of its own settings."""
-    own = {name: SETTINGS[name] | changes.pop(name, {})} if name in SETTINGS else {}
-    return algorithms.make(PROBLEM, SETTINGS | changes | own | {"algorithm": name})
+def small(name: str, **changes: Any) -> AlgorithmSettings:
+    """Return the settings of an algorithm that suit the small problem, with changes."""
+    settings = {"name": name, **SMALL[name], **changes}
+    return SearchMethod.model_validate({"algorithm": settings}).algorithm
+
+
+def make(name: str, *, seed: int = SEED, num_documents: int = 3, **changes: Any) -> Algorithm:
+    """Return an algorithm on the small problem, under changed settings."""
+    return registry.make(PROBLEM, small(name, **changes), num_documents=num_documents, seed=seed)
 
 
 def losses(values: Sequence[Sequence[float]]) -> list[list[Loss]]:

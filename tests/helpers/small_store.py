@@ -42,7 +42,7 @@ class SmallStore:
         return key
 
     def add_evaluation(self, task, method, **inputs):
-        settings = {"task": task, "variant": "base", "method": method}
+        settings = {"task": {"name": task}, "variant": "base", "method": method}
         return self.add("evaluate", f"m-{task}-base-{method}", settings, **inputs)
 
     def write(self, key, content):

@@ -4,9 +4,13 @@ import json
 
 import numpy as np
 from characters import character_tokenizer
+from node_settings import node_settings, training
 from tiny_models import build
 
 from longrope.data.token_store import TokenStore
+from longrope.runtime import Runtime
+from longrope.settings.nodes import NodeRuntime
+from longrope.stages import finetune
 from longrope.training.rows import Chunks, Mix
 from longrope.training.trainer import train
 
@@ -54,5 +58,13 @@ def trained(tokens, work, **options):
     model = build("llama")
     rows = Chunks(TokenStore(tokens), TOKENIZER, mix())
     # micro-batches of 2 rows are accumulated to batches of 4
-    found = train(model, rows, SETTINGS, work=work, **({"micro_batch_size": 2} | options))
+    found = train(
+        model, rows, **training(SETTINGS), work=work, **({"micro_batch_size": 2} | options)
+    )
     return model, found.log
+
+
+def run_stage(settings, inputs, out):
+    """Run a fine-tuning under flat settings, with micro-batches of 4 rows."""
+    runtime = Runtime(out.parent, out.parent, NodeRuntime(micro_batch_size=4))
+    finetune.run(node_settings("finetune", settings), inputs, out, runtime)

@@ -1,5 +1,6 @@
 """A tiny training whose perplexity on held-out documents is watched."""
 
+from node_settings import training
 from small_trainings import SETTINGS, TOKENIZER, mix
 from tiny_models import build
 
@@ -33,7 +34,7 @@ def trained(tokens, work, *callbacks, parallel=None, **changes):
     found = train(
         model,
         Chunks(TokenStore(tokens), TOKENIZER, mix()),
-        SETTINGS | changes,
+        **training(SETTINGS | changes),
         work=work,
         micro_batch_size=2,
         parallel=ParallelSettings.model_validate(parallel or {}),

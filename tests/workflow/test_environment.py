@@ -14,7 +14,7 @@ from repository import ROOT
 import longrope
 from longrope.rope.methods import METHODS
 from longrope.settings.common import Method
-from longrope.settings.evaluation import EvaluateSettings
+from longrope.settings.tasks import EvaluateSettings
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 INSTALLED_EXTRAS = ("train", "cluster", "eval", "workflow", "dev")

@@ -43,7 +43,7 @@ def results(config: Path) -> str:
         raise UserError(f"{folder} has no tables yet; run snakemake on {config} first.")
     perplexity = folder / "tables" / "perplexity.csv"
     said = [f"{config} evaluates no perplexity."]
-    if any(node.settings.get("task") == "perplexity" for node in plan):
+    if any(node.task == "perplexity" for node in plan):
         said = [blocks(read_table(perplexity))]
     said += ["", f"Tables   {STORE}/tables/{plan.experiment}"]
     said += [f"Figures  {STORE}/figures/{plan.experiment}"]

@@ -1,125 +1,30 @@
-"""CMA-ES on curves of few variables, few documents a generation, and a fair selection at the end.
-
-Each generation is scored on documents drawn at random, the same for all its individuals: what makes a
-document hard is then common to all and cancels in their ranks. An individual is what remains of a sample
-after isotonic projection, bounds and the grid. The selection's cost counts like any other.
-Source: Hansen 2016 (arXiv:1604.00772) for CMA-ES, by the package `cmaes`.
-"""
-
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+"""CMA-ES on knots that bend the best closed form."""
 
 import numpy as np
-from cmaes import CMA
 
-from longrope.cost.search import SELECTED
-from longrope.search.algorithms.algorithm import Candidate
-from longrope.search.algorithms.curves import Curve, Knots, Ramp, Vector
-from longrope.search.algorithms.script import Rows, Script, Scripted, means
-from longrope.search.algorithms.space import Individual, Space
-
-Points: TypeAlias = Generator[list[Candidate], Rows, list[Vector]]
-"""a part of a script that returns the points of a curve it passed"""
-Start: TypeAlias = Generator[list[Candidate], Rows, tuple[Individual, Vector]]
-"""a part of a script that returns an individual, and a point of a ramp"""
-
-WORST = 1e6
-"""stands for a loss that is not finite: CMA-ES ranks its samples and averages no loss"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What CMA-ES may spend on one curve."""
-
-    generation_size: int
-    """individuals per generation"""
-    num_generations: int
-    step: float
-    """first standard deviation of a variable"""
-
-    @property
-    def num_candidates(self) -> int:
-        """Individuals of all generations."""
-        return self.generation_size * self.num_generations
-
-
-def spread(choices: Sequence[int], count: int) -> tuple[int, ...]:
-    """Return at most `count` of some choices, evenly spread in their order, the first among them."""
-    kept = np.linspace(0, len(choices) - 1, min(count, len(choices))).round().astype(int)
-    return tuple(choices[index] for index in kept)
-
-
-class Evolving(Scripted):
-    """What both searches by CMA-ES do to a curve."""
-
-    batch_documents: int
-
-    def evolve(
-        self, curve: Curve, budget: Budget, start: Individual, point: Vector | None = None
-    ) -> Points:
-        """Run CMA-ES on a curve, from a point or the zero, and return its mean after every generation."""
-        mean = np.zeros(self.num_variables(curve))
-        if point is not None:
-            mean[: curve.num_variables] = point
-        strategy = CMA(
-            mean=mean,
-            sigma=budget.step,
-            population_size=budget.generation_size,
-            seed=int(self.generator.integers(2**31)),
-        )
-        path: list[Vector] = []
-        for _ in range(budget.num_generations):
-            samples = [strategy.ask() for _ in range(budget.generation_size)]
-            drawn = self.draw(self.batch_documents)
-            # the better half moves the mean
-            self.kept = budget.generation_size // 2
-            rows = yield [
-                Candidate(self.on(curve, sample, start), "cma", drawn) for sample in samples
-            ]
-            losses = [min(mean, WORST) for mean in means(rows)]
-            strategy.tell(list(zip(samples, losses, strict=True)))
-            path.append(strategy.mean.copy())
-        return path
-
-    def ends(self, curve: Curve, path: list[Vector], start: Individual) -> list[Individual]:
-        """Return where a path of means ends: the average of its later half, and the last mean."""
-        late = path[len(path) // 2 :]
-        return [self.on(curve, point, start) for point in (np.mean(late, 0), path[-1])]
-
-    def finish(self, found: Sequence[tuple[str, Individual]], start: Individual) -> Script:
-        """Give what was found, best first, its start tokens, and select; `start` competes."""
-        first = found[0][1]
-        chosen = yield from self.start_tokens(first, self.batch_documents)
-        number = chosen.individual.num_start_tokens
-        choices: dict[Individual, str] = {}
-        for origin, one in found:
-            choices.setdefault(replace(one, num_start_tokens=number), f"selection:{origin}")
-        choices.setdefault(first, "selection:start_tokens")
-        choices.setdefault(start, "selection:start")
-        return (yield from self.selection(choices))
+from longrope.search.algorithms.curves import Knots
+from longrope.search.algorithms.problem import Problem
+from longrope.search.algorithms.ramping import Budget, Evolving
+from longrope.search.algorithms.script import Script
+from longrope.settings.algorithms import SELECTED, CmaSettings
 
 
 class Cma(Evolving):
     """Knots that bend the best closed form."""
 
     def __init__(
-        self,
-        space: Space,
-        seeds: Mapping[str, Individual],
-        *,
-        budget: Budget,
-        num_knots: int,
-        batch_documents: int,
-        num_documents: int,
-        seed: int,
+        self, problem: Problem, settings: CmaSettings, num_documents: int, seed: int
     ) -> None:
-        self.batch_documents = batch_documents
-        self._budget = budget
-        self._num_knots = num_knots
-        spent = budget.num_candidates + len(space.start_tokens)
-        self.num_candidates = len(seeds) + spent + SELECTED
-        super().__init__(space, seeds, num_documents, seed)
+        self.batch_documents = settings.batch_documents
+        self._budget = Budget(
+            generation_size=settings.generation_size,
+            num_generations=settings.num_generations,
+            step=settings.step,
+        )
+        self._num_knots = settings.num_knots
+        spent = self._budget.num_candidates + len(problem.space.start_tokens)
+        self.num_candidates = len(problem.seeds) + spent + SELECTED
+        super().__init__(problem.space, problem.seeds, num_documents, seed)
 
     def _script(self) -> Script:
         yield from self.compare_seeds(self.batch_documents)
@@ -130,71 +35,4 @@ class Cma(Evolving):
         return (yield from self.finish([("average", average), ("mean", last)], start))
 
 
-class Ramping(Evolving):
-    """What begins at the best of some ramps; a subclass moves on from there."""
-
-    def __init__(
-        self,
-        space: Space,
-        seeds: Mapping[str, Individual],
-        ramp: Ramp,
-        starts: Mapping[str, Vector],
-        *,
-        num_moves: int,
-        start_documents: int,
-        start_token_choices: int,
-        batch_documents: int,
-        num_documents: int,
-        seed: int,
-    ) -> None:
-        """Begin; each of `starts`, points of the ramp, competes with the other seeds.
-
-        `num_moves` are the candidates between that comparison and the start tokens.
-        """
-        ramps = {
-            name: space.nearest(np.exp(ramp.log_factors(point)).tolist())
-            for name, point in starts.items()
-        }
-        self.batch_documents = batch_documents
-        self.ramp = ramp
-        self._starts = {ramps[name]: point for name, point in starts.items()}
-        self._start_documents = start_documents
-        space = replace(space, start_tokens=spread(space.start_tokens, start_token_choices))
-        spent = num_moves + len(space.start_tokens)
-        self.num_candidates = len(seeds) + len(starts) + spent + SELECTED
-        super().__init__(space, {**seeds, **ramps}, num_documents, seed)
-
-    def begin(self) -> Start:
-        """Return the best seed, and the point of the best ramp."""
-        losses = yield from self.compare_seeds(self._start_documents)
-        return self.best.individual, self._starts[min(self._starts, key=losses.__getitem__)]
-
-
-class Auto(Ramping):
-    """CMA-ES on a ramp's three variables; then on knots that bend the ramp found."""
-
-    def __init__(
-        self,
-        *problem: Any,
-        ramp_budget: Budget,
-        knot_budget: Budget,
-        num_knots: int,
-        **named: Any,
-    ) -> None:
-        """Begin; `problem` and `named` are those of `Ramping`."""
-        self._budgets = (ramp_budget, knot_budget)
-        self._num_knots = num_knots
-        moves = ramp_budget.num_candidates + knot_budget.num_candidates
-        super().__init__(*problem, num_moves=moves, **named)
-
-    def _script(self) -> Script:
-        ramp_budget, knot_budget = self._budgets
-        start, point = yield from self.begin()
-        path = yield from self.evolve(self.ramp, ramp_budget, start, point)
-        ramp = self.ends(self.ramp, path, start)[0]
-        knots = Knots(np.log(self.space.factors(ramp)), self._num_knots)
-        found = [("ramp", ramp)]
-        if knot_budget.num_generations:
-            path = yield from self.evolve(knots, knot_budget, ramp)
-            found.insert(0, ("knots", self.ends(knots, path, ramp)[0]))
-        return (yield from self.finish(found, start))
+make = Cma

@@ -11,29 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from longrope.search.algorithms.algorithm import Best, Candidate, Loss
+from longrope.search.algorithms.problem import Problem
 from longrope.search.algorithms.space import Individual, Space
+from longrope.settings.algorithms import EvolutionSettings
 
 ATTEMPTS = 200
 """Tries at an individual not seen before; a space that small is exhausted for all purposes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvolutionSettings:
-    """Budget and operators."""
-
-    num_documents: int
-    """documents of the search, on all of which every individual is scored"""
-    population_size: int
-    num_mutations: int
-    num_crossovers: int
-    num_parents: int
-    mutation_probability: float
-    num_iterations: int
-
-    @property
-    def documents(self) -> tuple[int, ...]:
-        """Indices of all documents."""
-        return tuple(range(self.num_documents))
 
 
 @dataclass(frozen=True, order=True)
@@ -43,16 +26,17 @@ class Scored:
     loss: float
     order: int
     individual: Individual
-    losses: tuple[float, ...] = ()
-    """by document"""
 
 
 class Generations:
-    """What every evolution is: a first generation, iterations, and the best individuals as parents."""
+    """Base class: a first generation, iterations, and the best individuals as parents."""
 
-    def __init__(self, space: Space, settings: EvolutionSettings, seed: int) -> None:
+    def __init__(
+        self, space: Space, settings: EvolutionSettings, num_documents: int, seed: int
+    ) -> None:
         self.space = space
         self.settings = settings
+        self.documents = tuple(range(num_documents))
         self.iteration = 0
         self.parents: list[Scored] = []
         self._generator = np.random.default_rng(seed)
@@ -75,23 +59,12 @@ class Generations:
         """The best individual told so far."""
         return Best(self.parents[0].individual, self.parents[0].loss)
 
-    @property
-    def kept(self) -> int:
-        """Candidates and rivals that decide what follows, in a race: the parents to come."""
-        return self.settings.num_parents
-
-    @property
-    def rivals(self) -> list[tuple[float, ...]]:
-        """Losses of the parents by document."""
-        return [parent.losses for parent in self.parents]
-
     def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[Loss]]) -> None:
         """Take the losses of what `ask` returned; a loss that is not finite ranks last."""
         for candidate, row in zip(candidates, losses, strict=True):
-            told = tuple(loss.value for loss in row)
-            mean = float(np.mean(told))
+            mean = float(np.mean([loss.value for loss in row]))
             ranked = mean if math.isfinite(mean) else math.inf
-            self.parents.append(Scored(ranked, self._asked, candidate.individual, told))
+            self.parents.append(Scored(ranked, self._asked, candidate.individual))
             self._asked += 1
         self.parents = sorted(self.parents)[: self.settings.num_parents]
         self.iteration += 1
@@ -102,13 +75,13 @@ class Evolution(Generations):
 
     def __init__(
         self,
-        space: Space,
-        seeds: dict[str, Individual],
+        problem: Problem,
         settings: EvolutionSettings,
+        num_documents: int,
         seed: int,
     ) -> None:
-        super().__init__(space, settings, seed)
-        self._seeds = seeds
+        super().__init__(problem.space, settings, num_documents, seed)
+        self._seeds = dict(problem.seeds)
         self._seen: set[Individual] = set()
 
     def ask(self) -> list[Candidate]:
@@ -122,7 +95,7 @@ class Evolution(Generations):
         (Shang et al. 2025, arXiv:2502.20082, algorithm 1).
         """
         chosen = [
-            Candidate(individual, f"seed:{name}", self.settings.documents)
+            Candidate(individual, f"seed:{name}", self.documents)
             for name, individual in self._seeds.items()
             if self._is_new(individual)
         ]
@@ -168,7 +141,7 @@ class Evolution(Generations):
                 crossing_failed = attempt >= ATTEMPTS // 2 and origin == "crossover"
                 individual = self._mutation(self._parent()) if crossing_failed else make(index)
                 if self._is_new(individual):
-                    found.append(Candidate(individual, origin, self.settings.documents))
+                    found.append(Candidate(individual, origin, self.documents))
                     break
         return found
 
@@ -177,3 +150,6 @@ class Evolution(Generations):
             return False
         self._seen.add(individual)
         return True
+
+
+make = Evolution

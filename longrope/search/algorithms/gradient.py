@@ -8,16 +8,17 @@ document is noisy.
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from longrope.rope.critical import with_derived
 from longrope.search.algorithms.algorithm import Candidate
-from longrope.search.algorithms.cma import Points, Ramping
 from longrope.search.algorithms.curves import Curve, Vector
+from longrope.search.algorithms.problem import Problem
+from longrope.search.algorithms.ramping import Points, Ramping
 from longrope.search.algorithms.script import Rows, Script
 from longrope.search.algorithms.space import Individual
+from longrope.settings.algorithms import GradientSettings
 
 LAST_STEP = 0.1
 """the last step's size over the first one's"""
@@ -51,11 +52,12 @@ class Adam:
 class Gradient(Ramping):
     """A path of steps against the gradient, by a ramp's three variables."""
 
-    def __init__(self, *problem: Any, num_steps: int, step: float, **named: Any) -> None:
-        """Begin; `problem` and `named` are those of `Ramping`."""
-        self._num_steps = num_steps
-        self._step = step
-        super().__init__(*problem, num_moves=num_steps, **named)
+    def __init__(
+        self, problem: Problem, settings: GradientSettings, num_documents: int, seed: int
+    ) -> None:
+        self._num_steps = settings.num_steps
+        self._step = settings.step
+        super().__init__(problem, settings, num_documents, seed, num_moves=settings.num_steps)
 
     def _script(self) -> Script:
         start, point = yield from self.begin()
@@ -94,3 +96,6 @@ class Gradient(Ramping):
             return np.asarray(slopes)
         # d ln a = unit / a for a variable's d
         return np.append(slopes, by_scale * grid.unit / grid.scale(individual.attention_level))
+
+
+make = Gradient

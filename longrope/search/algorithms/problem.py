@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from longrope.rope.critical import critical_pairs
 from longrope.rope.factors import RopeFactors
 from longrope.rope.methods import METHODS, Geometry
 from longrope.search.algorithms.space import AttentionGrid, Individual, Space
+from longrope.settings.search import SearchMethod
 
 CLOSED_FORM_SEEDS = ("linear", "ntk", "yarn")
 
@@ -50,7 +50,7 @@ class Problem:
 
 def space_for(
     geometry: Geometry,
-    settings: Mapping[str, Any],
+    search: SearchMethod,
     scale: float,
     *,
     least: float | None = None,
@@ -60,7 +60,7 @@ def space_for(
 
     Args:
         geometry: of the model.
-        settings: of the search.
+        search: settings of the search.
         scale: what bounds the factors from above, times a ratio.
         least: lower bound of the factors that are searched under a critical dimension; `scale` if None.
         attention_scale: of the seeds, where it is searched.
@@ -68,16 +68,20 @@ def space_for(
     Raises:
         UserError: if the critical dimension leaves no pair to search.
     """
-    critical, scales = settings.get("critical_dimension"), settings.get("attention_scales")
+    critical, scales = search.critical_dimension, search.attention_scales
     lowest = scale if least is None else least
     return Space(
         num_pairs=geometry.num_pairs,
-        max_factor=settings["max_factor_ratio"] * scale,
-        grid=settings["grid"],
-        start_tokens=tuple(settings["start_tokens"]),
+        max_factor=search.max_factor_ratio * scale,
+        grid=search.grid,
+        start_tokens=tuple(search.start_tokens),
         min_factor=1.0 if critical is None else lowest,
         critical_pairs=critical_pairs(critical, geometry),
-        attention=AttentionGrid(**scales, start=attention_scale) if scales else None,
+        attention=None
+        if scales is None
+        else AttentionGrid(
+            low=scales.low, high=scales.high, step=scales.step, start=attention_scale
+        ),
     )
 
 

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from longrope.rope.methods import yarn
 from longrope.search.algorithms.algorithm import Candidate
-from longrope.search.algorithms.evolution import EvolutionSettings, Generations
+from longrope.search.algorithms.evolution import Generations
+from longrope.search.algorithms.problem import Problem
 from longrope.search.algorithms.space import Individual, Space
+from longrope.settings.algorithms import PublicEvolutionSettings
 
 REDRAWN = 0.3
 """chance that a sweep changes a pair; a constant there"""
@@ -29,18 +32,22 @@ class PublicEvolution(Generations):
     """One search: ask, score, tell, until `finished`."""
 
     def __init__(
-        self, space: Space, start: Individual, settings: EvolutionSettings, seed: int
+        self,
+        space: Space,
+        start: Individual,
+        settings: PublicEvolutionSettings,
+        num_documents: int,
+        seed: int,
     ) -> None:
-        super().__init__(space, settings, seed)
+        super().__init__(space, settings, num_documents, seed)
         self._start = start
         self._seen: set[tuple[int, ...]] = set()
 
     def ask(self) -> list[Candidate]:
         """Return the seed and its mutations, then mutations and crossovers of the parents."""
         made = self._first_generation() if self.iteration == 0 else self._children()
-        documents = self.settings.documents
         return [
-            Candidate(Individual(levels, self._start.num_start_tokens), origin, documents)
+            Candidate(Individual(levels, self._start.num_start_tokens), origin, self.documents)
             for levels, origin in made
         ]
 
@@ -123,3 +130,18 @@ def mixed_seed(space: Space, ramp: Sequence[float], scale: float) -> Individual:
         scale: target over original length.
     """
     return space.nearest([1 + (scale - 1) * float(part) for part in ramp])
+
+
+def make(
+    problem: Problem, settings: PublicEvolutionSettings, num_documents: int, seed: int
+) -> PublicEvolution:
+    """Return the algorithm of the public code on a problem: its own seed and bound."""
+    space, scale = problem.space, problem.scale
+    bounded = Space(
+        num_pairs=space.num_pairs, max_factor=1 + scale, grid=space.grid, start_tokens=(0,)
+    )
+    # YaRN mixes frequencies: its ramp is what its factors say of them.
+    unscaled = [0.0] * space.num_pairs
+    ramp = (1 - 1 / yarn(problem.geometry, scale)) / (1 - 1 / scale) if scale > 1 else unscaled
+    start = mixed_seed(bounded, list(ramp), scale)
+    return PublicEvolution(bounded, start, settings, num_documents, seed)

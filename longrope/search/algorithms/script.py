@@ -39,8 +39,6 @@ class Scripted:
         self.documents = tuple(range(num_documents))
         self.generator = np.random.default_rng(seed)
         self.iteration = 0
-        self.kept = 1
-        """candidates asked last that must come out right in a race; 0: every loss is wanted"""
         self._told = 0
         self._sound: dict[Individual, str] = {}
         self._best = Best(next(iter(seeds.values())), math.inf)
@@ -59,11 +57,6 @@ class Scripted:
     def remaining(self) -> int:
         """Candidates still to be told, about."""
         return 0 if self.finished else max(self.num_candidates - self._told, 1)
-
-    @property
-    def rivals(self) -> list[list[float]]:
-        """Nothing told before competes with what is asked."""
-        return []
 
     @property
     def best(self) -> Best:
@@ -118,14 +111,8 @@ class Scripted:
         moved = grid.scale(start.attention_level) + grid.unit * float(point[-1])
         return replace(found, attention_level=grid.nearest(moved))
 
-    def compare(
-        self, choices: Mapping[Individual, str], documents: tuple[int, ...], kept: int = 0
-    ) -> Comparison:
-        """Ask for some individuals, with origins, on the same documents; return their mean losses.
-
-        With `kept`, only those of so many best need be right.
-        """
-        self.kept = kept
+    def compare(self, choices: Mapping[Individual, str], documents: tuple[int, ...]) -> Comparison:
+        """Ask for some individuals, with origins, on the same documents; return their mean losses."""
         rows = yield [Candidate(one, origin, documents) for one, origin in choices.items()]
         losses = dict(zip(choices, means(rows), strict=True))
         found = min(losses, key=losses.__getitem__)
@@ -134,7 +121,7 @@ class Scripted:
 
     def pick(self, choices: Mapping[Individual, str], documents: tuple[int, ...]) -> Script:
         """Return the best of some individuals on the same documents."""
-        yield from self.compare(choices, documents, kept=1)
+        yield from self.compare(choices, documents)
         return self._best
 
     def compare_seeds(self, count: int) -> Comparison:

@@ -4,15 +4,15 @@ Workers only compute; the process that asks is the one that remembers scores and
 here changes a score, so the order in which units come back is free.
 """
 
-import importlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from longrope.models.score_context import model_folder
-from longrope.runtime import Input, Runtime, Settings
+from longrope.runtime import Input, Runtime
 from longrope.search.workers.recipe import Scorer
 from longrope.search.workers.units import Score, Unit
+from longrope.settings.nodes import ScoringUse
 
 
 class Pool(Protocol):
@@ -27,24 +27,30 @@ class Pool(Protocol):
 
 
 @contextmanager
-def open_pool(settings: Settings, model: Input, runtime: Runtime) -> Iterator[Pool]:
+def open_pool(settings: ScoringUse, model: Input, runtime: Runtime) -> Iterator[Pool]:
     """Give the workers of a stage, which load its model when they are first asked for a score."""
     workers = runtime.workers
     scorer = Scorer(
         folder=model_folder(model).absolute(),
-        dtype=settings["dtype"],
-        full_attention=settings["full_attention"],
-        rope_scaling=settings.get("rope_scaling", "refuse"),
-        chunk_length=runtime.options["chunk_length"],
+        dtype=settings.dtype,
+        full_attention=settings.full_attention,
+        rope_scaling=settings.rope_scaling,
+        chunk_length=runtime.options.chunk_length,
         threads=workers.threads,
     )
     if workers.scheduler is None and workers.count == 1 and workers.timeout is None:
         yield InProcess(scorer)
         return
-    # Imported here, so that whoever needs neither has none of their libraries in memory.
-    name = "processes" if workers.scheduler is None else "cluster"
-    module = importlib.import_module(f"longrope.search.{name}")
-    with module.opened(scorer, workers) as pool:
+    # Imported here: the libraries of the other are not loaded.
+    if workers.scheduler is None:
+        from longrope.search.workers import processes
+
+        opened: AbstractContextManager[Pool] = processes.opened(scorer, workers)
+    else:
+        from longrope.search.workers import cluster
+
+        opened = cluster.opened(scorer, workers)
+    with opened as pool:
         yield pool
 
 

@@ -1,7 +1,7 @@
 """What training adapters costs: parameters against peft, bytes and FLOPs by hand."""
 
 import pytest
-from cost_cases import FINETUNE, LLAMA, Job, machine, shape_of
+from cost_cases import FINETUNE, LLAMA, machine, planned, shape_of
 from tiny_models import build
 
 from longrope.cost.estimate import CUDA_BYTES, estimate
@@ -20,7 +20,7 @@ def gpu_bytes(settings, **parallel):
     """Return the bytes of an H100 under one row of 128 tokens, in which activations are next to nothing."""
     runtime = {"micro_batch_size": 1, "parallel": parallel}
     own = FINETUNE | {"text_length": 128} | settings
-    found = estimate(Job("finetune", own, runtime), LLAMA, machine("h100-80"))
+    found = estimate(planned("finetune", own, runtime), LLAMA, machine("h100-80"))
     return found.gpus, found.gpu_bytes - CUDA_BYTES
 
 
@@ -71,5 +71,5 @@ def test_the_gradients_of_frozen_matrices_are_not_computed():
 
 
 def test_what_is_merged_takes_the_disk_of_a_model_without_adapters():
-    found = estimate(Job("finetune", FINETUNE | {"lora": LORA}), LLAMA, machine("h100-80"))
+    found = estimate(planned("finetune", FINETUNE | {"lora": LORA}), LLAMA, machine("h100-80"))
     assert found.disk_bytes == 4 * LLAMA.parameters

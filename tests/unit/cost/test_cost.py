@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from cost_cases import FINETUNE, LLAMA, LLAMA2, ROOT, Job, K, machine, shape_of
+from cost_cases import FINETUNE, LLAMA, LLAMA2, ROOT, K, machine, planned, shape_of
 from hypothesis import given
 from hypothesis import strategies as st
-from searches import PROBLEM, SETTINGS, FakeObjective, away_from_four, make
+from searches import PROBLEM, SMALL, FakeObjective, away_from_four, make
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
@@ -42,8 +42,7 @@ SEARCH = {
     "dtype": "bfloat16",
 }
 CMA = {
-    "algorithm": "cma",
-    "cma": {"num_knots": 8, "generation_size": 8, "num_generations": 6, "batch_documents": 1},
+    "algorithm": {"name": "cma"},
     "num_documents": 5,
     "start_tokens": [0, 4, 8],
     "target_length": 256 * K,
@@ -100,7 +99,7 @@ def test_a_forward_pass_of_a_two_weight_model_has_its_hand_computed_flops():
 def test_the_papers_search_takes_the_a100_days_of_its_own_arithmetic(length, days):
     # (64 + 40 * 32) candidates on 5 samples, 2 N L and causal attention at 156 TFLOP/s; there, N counts
     # the embedding, which is looked up
-    job = Job("search", SEARCH | {"target_length": length * K})
+    job = planned("search", SEARCH | {"target_length": length * K})
     found = estimate(job, LLAMA, machine("a100-80")).seconds / DAY
     assert found == pytest.approx(days, rel=0.05)
 
@@ -112,14 +111,14 @@ def test_one_evaluation_at_2048k_takes_the_fifty_minutes_that_the_paper_reports(
 
 
 def test_a_search_costs_its_budget_and_one_candidate_more():
-    found = estimate(Job("search", SEARCH), LLAMA, machine("a100-80"))
+    found = estimate(planned("search", SEARCH), LLAMA, machine("a100-80"))
     assert found.tokens == (64 + 40 * 32 + 1) * 5 * 256 * K
 
 
 def test_cma_costs_few_documents_a_generation_and_all_at_the_end():
     def documents(**changes):
-        own = CMA | {"cma": CMA["cma"] | changes}
-        return estimate(Job("search", own), LLAMA, machine("a100-80")).tokens / (256 * K)
+        own = CMA | {"algorithm": {"name": "cma", **changes}}
+        return estimate(planned("search", own), LLAMA, machine("a100-80")).tokens / (256 * K)
 
     # three closed forms, 48 samples and three numbers of start tokens; a selection of four on all five,
     # and the result once more without start tokens
@@ -134,26 +133,27 @@ def test_cma_costs_few_documents_a_generation_and_all_at_the_end():
     [("evolution", 0), ("evolution-public", 0), ("cma", 12), ("gradient", 12), ("auto", 12)],
 )
 def test_the_estimate_of_a_search_is_what_its_driver_counts(name, known, tmp_path):
-    told = SETTINGS | {"algorithm": name, "target_length": 2048, "dtype": "float32"}
-    objective = FakeObjective(away_from_four, lengths=[2048] * told["num_documents"])
+    told = {"algorithm": {"name": name, **SMALL[name]}, "start_tokens": [0, 2, 8]}
+    told |= {"num_documents": 3, "target_length": 2048, "dtype": "float32"}
+    objective = FakeObjective(away_from_four, lengths=[2048] * 3)
     found = search(PROBLEM, make(name), objective, tmp_path / "history.jsonl", {})
-    estimated = estimate(Job("search", told), tiny_shape(), machine("cpu")).tokens
+    estimated = estimate(planned("search", told), tiny_shape(), machine("cpu")).tokens
     # The driver does not count a document that is known when the selection asks for it, nor one of the
     # selection that is there twice, nor the best without start tokens where it has none.
     over = estimated - found.provenance["scored_tokens"]
-    without = 0 if found.num_start_tokens else told["num_documents"]
+    without = 0 if found.num_start_tokens else 3
     assert 0 <= over - without * 2048 <= known * 2048
 
 
 def test_a_readjustment_searches_every_length_and_tries_the_attention_scales():
     settings = SEARCH | {"lengths": [4096, 8192], "num_attention_scales": 5}
-    found = estimate(Job("readjust", settings), LLAMA, machine("a100-80"))
+    found = estimate(planned("readjust", settings), LLAMA, machine("a100-80"))
     assert found.tokens == (64 + 40 * 32 + 1 + 4) * 5 * (4096 + 8192)
 
 
 def test_windowed_perplexity_passes_once_a_length_unless_no_factors_change():
     def tokens(**changes):
-        return estimate(Job("evaluate", PERPLEXITY | changes), LLAMA, machine("cpu")).tokens
+        return estimate(planned("evaluate", PERPLEXITY | changes), LLAMA, machine("cpu")).tokens
 
     assert tokens() == 10 * (100 + 300) + 3 * 200
     assert tokens(method="none") == 10 * 300 + 3 * 200
@@ -162,19 +162,19 @@ def test_windowed_perplexity_passes_once_a_length_unless_no_factors_change():
 
 def test_sliding_perplexity_passes_once_a_window():
     sliding = PERPLEXITY | {"protocol": "sliding", "stride": 50, "max_tokens": 310}
-    found = estimate(Job("evaluate", sliding), LLAMA, machine("cpu"))
+    found = estimate(planned("evaluate", sliding), LLAMA, machine("cpu"))
     # a first window and one for every 50 of the 210, 10 and 110 tokens after it
     assert found.tokens == 10 * (6 * 100 + 2 * 300) + 3 * 4 * 200
 
 
 def test_the_cost_of_sliding_over_whole_documents_is_not_known():
     sliding = PERPLEXITY | {"protocol": "sliding", "stride": 50, "max_tokens": None}
-    found = estimate(Job("evaluate", sliding), LLAMA, machine("a100-80"))
+    found = estimate(planned("evaluate", sliding), LLAMA, machine("a100-80"))
     assert (found.tokens, found.seconds, found.gpus) == (None, None, 1)
 
 
 def test_a_passkey_evaluation_passes_once_a_prompt_and_needs_no_head():
-    found = estimate(Job("evaluate", PASSKEY | {"dtype": "float32"}), LLAMA, machine("cpu"))
+    found = estimate(planned("evaluate", PASSKEY | {"dtype": "float32"}), LLAMA, machine("cpu"))
     assert found.tokens == 10 * (100 + 300)
     assert found.flops == 10 * (LLAMA.layer_flops(100) + LLAMA.layer_flops(300))
 
@@ -182,7 +182,7 @@ def test_a_passkey_evaluation_passes_once_a_prompt_and_needs_no_head():
 def test_benchmarks_pass_once_an_answer_of_the_items_asked_for():
     def tokens(**changes):
         settings = BENCHMARKS | {"dtype": "float32"} | changes
-        return estimate(Job("evaluate", settings), LLAMA, machine("cpu")).tokens
+        return estimate(planned("evaluate", settings), LLAMA, machine("cpu")).tokens
 
     assert tokens() == 24 * 4 * 100
     assert tokens(max_items=None) == 14042 * 4 * 100
@@ -190,7 +190,7 @@ def test_benchmarks_pass_once_an_answer_of_the_items_asked_for():
 
 def test_finetuning_writes_a_float32_model_and_costs_four_passes_on_gpus_and_three_without():
     on_gpu, on_cpu = (
-        estimate(Job("finetune", FINETUNE), LLAMA, machine(name)) for name in ("a100-80", "cpu")
+        estimate(planned("finetune", FINETUNE), LLAMA, machine(name)) for name in ("a100-80", "cpu")
     )
     assert on_gpu.disk_bytes == 4 * LLAMA.parameters
     assert on_gpu.tokens == 400 * 32 * 128 * K
@@ -199,7 +199,7 @@ def test_finetuning_writes_a_float32_model_and_costs_four_passes_on_gpus_and_thr
 
 def test_a_2048k_document_fits_one_80_gb_gpu_and_not_one_of_40():
     # weights 12.6, hidden states 16 and one layer's keys and values 32 GiB
-    job = Job("search", SEARCH | {"target_length": 2048 * K})
+    job = planned("search", SEARCH | {"target_length": 2048 * K})
     found = estimate(job, LLAMA, machine("a100-80"))
     assert found.gpu_bytes / 2**30 == pytest.approx(12.6 + 16 + 32, rel=0.03)
     assert found.fits and found.gpus == 1
@@ -209,22 +209,23 @@ def test_a_2048k_document_fits_one_80_gb_gpu_and_not_one_of_40():
 def test_training_takes_the_fewest_gpus_that_hold_weights_optimizer_and_activations():
     # 20 bytes a parameter: 135e9; of 128k tokens 32 residuals of 4096 float32: 69e9, logits 50e9, one
     # layer 26e9
-    found = estimate(Job("finetune", FINETUNE), LLAMA, machine("a100-80"))
+    found = estimate(planned("finetune", FINETUNE), LLAMA, machine("a100-80"))
     assert found.gpu_bytes * found.gpus == pytest.approx(280e9 + 4 * 1.07e9, rel=0.01)
     assert (found.gpus, found.nodes, found.sharded) == (4, 1, True)
-    assert estimate(Job("finetune", FINETUNE), LLAMA, machine("a100-40")).gpus == 16
-    longer = Job("finetune", FINETUNE | {"text_length": 1024 * K})
+    assert estimate(planned("finetune", FINETUNE), LLAMA, machine("a100-40")).gpus == 16
+    longer = planned("finetune", FINETUNE | {"text_length": 1024 * K})
     found = estimate(longer, LLAMA, machine("a100-80"))
     assert (found.gpus, found.nodes) == (32, 4)
 
 
 def llama3(name, **changes):
     """Return the cost of the shipped fine-tuning of Llama-3-8B on another machine, after changes."""
-    planned = plan.build(configuration.load(ROOT / "config/llama3-8b.yaml"), ROOT)
-    (node,) = planned.of("finetune")
-    runtime = {**node.runtime, "parallel": node.runtime["parallel"] | changes}
-    job = Job("finetune", dict(node.settings), runtime)
-    return estimate(job, shape_of(dict(planned.shape)), machine(name))
+    shipped = plan.build(configuration.load(ROOT / "config/llama3-8b.yaml"), ROOT)
+    (node,) = shipped.of("finetune")
+    parallel = node.runtime.parallel.model_copy(update=changes)
+    runtime = node.runtime.model_copy(update={"parallel": parallel})
+    job = replace(node, runtime=runtime)
+    return estimate(job, shape_of(dict(shipped.shape)), machine(name))
 
 
 def test_more_gpus_than_key_value_heads_share_rows_in_groups_of_that_many():
@@ -245,14 +246,14 @@ def test_gpus_are_as_many_on_each_node_and_divide_the_batch():
     for batch, expected in ((32, (10, 2)), (9, (15, 3)), (1, (5, 1))):
         settings = FINETUNE | {"text_length": 40_000, "batch_size": batch}
         found = estimate(
-            Job("finetune", settings, runtime), shape_of(LLAMA2 | heads), machine("a100-40")
+            planned("finetune", settings, runtime), shape_of(LLAMA2 | heads), machine("a100-40")
         )
         assert (found.gpus, found.nodes) == expected
 
 
 def test_a_model_whose_rows_cannot_be_shared_is_divided_by_rows_alone():
     shape = shape_of(LLAMA2 | {"model_type": "gpt_neox"})
-    job = Job("finetune", FINETUNE | {"text_length": 16 * K})
+    job = planned("finetune", FINETUNE | {"text_length": 16 * K})
     found = estimate(job, shape, machine("a100-80"))
     activations = LLAMA.activation_bytes(16 * K, "bfloat16", checkpointing=True)
     held = 20 * LLAMA.parameters / found.gpus + activations + cost.CUDA_BYTES
@@ -261,7 +262,7 @@ def test_a_model_whose_rows_cannot_be_shared_is_divided_by_rows_alone():
 
 def parallel(**changes):
     runtime = {"chunk_length": 4096, "micro_batch_size": 1, "parallel": changes}
-    return estimate(Job("finetune", FINETUNE, runtime), LLAMA, machine("h100-80"))
+    return estimate(planned("finetune", FINETUNE, runtime), LLAMA, machine("h100-80"))
 
 
 def test_what_each_gpu_holds_follows_from_what_is_divided_and_what_is_moved():
@@ -290,7 +291,8 @@ def test_training_that_is_not_divided_never_fits_however_many_gpus_there_are():
 
 def test_hours_of_gpus_add_up_whatever_their_number():
     few, many = (
-        estimate(Job("finetune", FINETUNE), LLAMA, machine(name)) for name in ("a100-80", "a100-40")
+        estimate(planned("finetune", FINETUNE), LLAMA, machine(name))
+        for name in ("a100-80", "a100-40")
     )
     assert few.gpu_hours == pytest.approx(many.gpu_hours)
     assert few.seconds == pytest.approx(many.seconds * many.gpus / few.gpus)
@@ -298,7 +300,7 @@ def test_hours_of_gpus_add_up_whatever_their_number():
 
 def test_fetching_and_tokenizing_cost_nothing_that_is_known():
     for kind in ("fetch", "tokenize"):
-        found = estimate(Job(kind, {}), LLAMA, machine("h100-80"))
+        found = estimate(planned(kind, {}), LLAMA, machine("h100-80"))
         assert (found.flops, found.tokens, found.gpus, found.gpu_hours) == (None, None, 0, None)
 
 
@@ -378,11 +380,12 @@ def test_training_flops_are_those_that_torch_counts_with_and_without_checkpointi
 MEASURE = """
 import sys, tempfile, torch, transformers, accelerate
 from pathlib import Path
-from longrope import training
-from longrope.rope.methods import closed_form
+import node_settings
 from longrope.models.loading import geometry, load_model
 from longrope.models.rotary import install
 from longrope.models.scoring import token_nlls
+from longrope.rope.methods import closed_form
+from longrope.training import trainer
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -412,7 +415,8 @@ else:
         "dtype": dtype, "checkpoint_steps": 9, "seed": 0,
     }
     with tempfile.TemporaryDirectory() as work:
-        training.train(model, Rows(), settings, work=Path(work), micro_batch_size=size)
+        named = {"work": Path(work), "micro_batch_size": size}
+        trainer.train(model, Rows(), **node_settings.training(settings), **named)
 print(loaded, status("VmHWM") - loaded)
 """
 # One arena, and every large block given back when it is freed: what is held is what is in use.
@@ -513,7 +517,7 @@ def test_training_fits_the_gpus_asked_for_which_can_divide_it_and_not_half_of_th
 
     settings = FINETUNE | {"text_length": length, "batch_size": micro * more}
     runtime = {"chunk_length": 4096, "micro_batch_size": micro}
-    found = estimate(Job("finetune", settings, runtime), shape, machine(name))
+    found = estimate(planned("finetune", settings, runtime), shape, machine(name))
     limit = 0.9 * machine(name).gpu_memory
     assert can_divide(found.gpus)
     assert found.fits == (found.gpu_bytes <= limit)
@@ -526,7 +530,7 @@ def test_training_fits_the_gpus_asked_for_which_can_divide_it_and_not_half_of_th
 def test_a_later_attempt_asks_for_more_and_the_first_for_more_than_estimated(
     shape, length, attempt
 ):
-    job = Job("search", SEARCH | {"target_length": length})
+    job = planned("search", SEARCH | {"target_length": length})
     found = estimate(job, shape, machine("h100-80"))
     asked = [requirements(job, shape, machine("h100-80"), n) for n in (attempt, attempt + 1)]
     assert asked[0].mem_mb < asked[1].mem_mb
@@ -546,36 +550,38 @@ WEEK = 7 * 24 * 60
 @pytest.mark.parametrize("name", ["h100-80", "cpu"])
 def test_fetching_and_tokenizing_never_ask_for_a_gpu(name):
     for shape in (LLAMA, None):
-        assert requirements(Job("fetch", {}), shape, machine(name)) == Requirements(0, 1, 2000, 240)
-        asked = requirements(Job("tokenize", {}), shape, machine(name), 2)
+        assert requirements(planned("fetch", {}), shape, machine(name)) == Requirements(
+            0, 1, 2000, 240
+        )
+        asked = requirements(planned("tokenize", {}), shape, machine(name), 2)
         assert asked == Requirements(0, 1, 8000, 480)
 
 
 def test_a_tiny_job_asks_for_no_less_than_its_processes_and_ten_minutes():
-    job = Job("evaluate", PASSKEY | {"dtype": "float32"})
+    job = planned("evaluate", PASSKEY | {"dtype": "float32"})
     asked = requirements(job, tiny_shape(), machine("cpu"))
     # 1.5 * 770 MiB, somewhat for the model, and 500
     assert asked == Requirements(0, 1, pytest.approx(1655, abs=100), 10)
 
 
 def test_a_7b_search_asks_for_one_gpu_and_its_weights_in_host_memory():
-    asked = requirements(Job("search", SEARCH), LLAMA, machine("a100-80"))
+    asked = requirements(planned("search", SEARCH), LLAMA, machine("a100-80"))
     # 1.5 * (770 + 4096 + 12852.5 MiB) and 500; 10.7 days are cut to one week
     assert asked == Requirements(1, 1, 27077, WEEK)
     shorter = requirements(
-        Job("search", SEARCH | {"target_length": 64 * K}), LLAMA, machine("a100-80")
+        planned("search", SEARCH | {"target_length": 64 * K}), LLAMA, machine("a100-80")
     )
     assert shorter.runtime_minutes == pytest.approx(2 * 1.0 * 1440, rel=0.03)
 
 
 def test_a_job_over_several_nodes_asks_for_whole_ones():
-    job = Job("finetune", FINETUNE | {"text_length": 1024 * K})
+    job = planned("finetune", FINETUNE | {"text_length": 1024 * K})
     asked = requirements(job, LLAMA, machine("a100-80"))
     assert (asked.gpus_per_node, asked.nodes) == (8, 4)
 
 
 def test_a_training_that_no_gpus_hold_asks_for_nothing_and_says_what_to_set():
-    job = Job("finetune", FINETUNE | {"batch_size": 1})
+    job = planned("finetune", FINETUNE | {"batch_size": 1})
     eight = replace(job, runtime=job.runtime | {"parallel": {"sequence_parallel": 8}})
     assert estimate(eight, LLAMA, machine("a100-40")).gpus == 8
     with pytest.raises(
@@ -591,11 +597,13 @@ def test_a_training_that_no_gpus_hold_asks_for_nothing_and_says_what_to_set():
 
 def test_a_job_of_unknown_cost_asks_for_a_day_and_the_memory_of_a_7b_model():
     for kind, memory in (("search", 64_000), ("finetune", 256_000)):
-        asked = requirements(Job(kind, {}), None, machine("h100-80"))
+        asked = requirements(planned(kind, {}), None, machine("h100-80"))
         assert asked == Requirements(1, 1, memory, 1440)
-        assert requirements(Job(kind, {}), None, machine("cpu")) == Requirements(0, 1, 4000, 1440)
+        assert requirements(planned(kind, {}), None, machine("cpu")) == Requirements(
+            0, 1, 4000, 1440
+        )
     sliding = PERPLEXITY | {"protocol": "sliding", "stride": 50, "max_tokens": None}
-    asked = requirements(Job("evaluate", sliding), LLAMA, machine("h100-80"))
+    asked = requirements(planned("evaluate", sliding), LLAMA, machine("h100-80"))
     assert asked == Requirements(1, 1, 64_000, 1440)
 
 
@@ -624,7 +632,7 @@ def test_every_node_of_a_shipped_configuration_has_its_cost(name):
 
 
 def test_chunks_and_rows_at_once_change_memory_and_no_flops():
-    job = Job("finetune", FINETUNE | {"text_length": 1024})
+    job = planned("finetune", FINETUNE | {"text_length": 1024})
     larger = replace(job, runtime=job.runtime | {"micro_batch_size": 8})
     one, other = (estimate(j, LLAMA, machine("cpu")) for j in (job, larger))
     assert one.flops == other.flops

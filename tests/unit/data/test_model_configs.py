@@ -14,6 +14,7 @@ from longrope.models.score_context import scored_geometry
 from longrope.plan.build import build as build_plan
 from longrope.runtime import Input
 from longrope.settings.loading import load as load_settings
+from longrope.settings.nodes import ModelUse
 
 CONFIGS = ROOT / "config"
 
@@ -135,8 +136,7 @@ def test_the_length_of_a_fetched_model_is_said_where_its_config_is_first_read(
     tmp_path, capsys, files, said
 ):
     write_checkpoint(tmp_path, "llama", pad_token_id=None)
-    settings = {"original_length": 4, "full_attention": False}
-    scored_geometry(settings, Input(tmp_path, "model", files))
+    scored_geometry(ModelUse(original_length=4), Input(tmp_path, "model", files))
     assert capsys.readouterr().err.count("config.json says max_position_embeddings: 8") == said
 
 

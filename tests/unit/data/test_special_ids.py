@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models
 from longrope.data.special_ids import check_special_ids, end_token
 from longrope.errors import UserError
 from longrope.runtime import Input, Runtime
+from longrope.settings.nodes import TokenizeNode
 from longrope.stages import tokenize
 
 # vocab_size, tokens that have ids, config.json, generation_config.json, tokenizer_config.json: as published
@@ -156,11 +157,7 @@ def test_tokenizing_refuses_a_tokenizer_that_is_larger_than_the_model(tmp_path):
         "tokenizer": Input(tmp_path, "m"),
         "documents": Input(tmp_path, "d", files=("a.txt",)),
     }
-    settings = {"column": "text", "max_documents": None, "join_to": None} | {
-        "empty_rows": "skip",
-        "special_tokens": "text",
-    }
-    runtime = Runtime(tmp_path, tmp_path, {}, "code")
+    settings, runtime = TokenizeNode(), Runtime(tmp_path, tmp_path)
     for size in (97, 200):
         (tmp_path / "config.json").write_text(json.dumps({"vocab_size": size}))
         tokenize.run(settings, inputs, tmp_path, runtime)

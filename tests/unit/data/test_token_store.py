@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from longrope.data.token_store import Text, TokenStore, write_store
 from longrope.errors import UserError
 from longrope.runtime import Input, Runtime
+from longrope.settings.nodes import TokenizeNode
 from longrope.stages import tokenize
 
 
@@ -144,21 +145,12 @@ def tokenizer(tmp_path):
     return Input(tmp_path / "model", "digest")
 
 
-SETTINGS = {
-    "column": "text",
-    "max_documents": None,
-    "join_to": None,
-    "empty_rows": "skip",
-    "special_tokens": "text",
-}
-
-
 def tokenized(tmp_path, tokenizer, documents, **changes):
     """Return the store that the stage makes of a source of documents."""
     out = tmp_path / "out"
     out.mkdir()
     inputs = {"documents": documents, "tokenizer": tokenizer}
-    tokenize.run(SETTINGS | changes, inputs, out, Runtime(tmp_path, tmp_path))
+    tokenize.run(TokenizeNode(**changes), inputs, out, Runtime(tmp_path, tmp_path))
     return TokenStore(out)
 
 

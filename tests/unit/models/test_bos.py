@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from search_stage import SETTINGS as SEARCH
+from node_settings import node_settings
 from tiny_models import build
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
@@ -21,6 +21,7 @@ from longrope.runtime import Input, Runtime
 from longrope.search.objective import Objective, draw_texts
 from longrope.search.workers.pools import InProcess
 from longrope.search.workers.recipe import Scorer
+from longrope.settings.nodes import NodeRuntime
 from longrope.stages import evaluate, finetune, readjust, search
 from longrope.store.score_memory import ScoreMemory
 
@@ -128,8 +129,9 @@ def test_always_is_refused_where_nothing_names_bos(tmp_path, config):
 CHARACTERS = [*map(chr, range(32, 127)), "\n"]
 BOS = len(CHARACTERS)
 """behind the 96 characters; the random models have 97 tokens"""
-COMMON = {"original_length": 64, "dtype": "float32", "full_attention": False, "bos": "auto"}
-SMALL = {"population_size": 2, "num_iterations": 1, "num_parents": 2, "num_documents": 2}
+COMMON = {"original_length": 64, "bos": "auto"}
+EVOLUTION = {"name": "evolution", "population_size": 3, "num_iterations": 1, "num_parents": 2}
+SEARCH = {"algorithm": EVOLUTION, "num_documents": 2, "start_tokens": [0, 2, 8]}
 TRAINING = {
     **{"num_steps": 2, "text_length": 512, "passkey_fraction": 0.5, "batch_size": 4, "seed": 0},
     **{"learning_rate": 0.01, "schedule": "linear", "warmup_steps": 1, "weight_decay": 0.0},
@@ -139,16 +141,16 @@ TRAINING = {
 EVALUATION = {"variant": "base", "method": "linear"}
 PERPLEXITY = {
     **{"task": "perplexity", "lengths": {"text": [64, 512]}, "num_documents": {"text": 2}},
-    **{"skip_tokens": 3, "stride": 100, "max_tokens": None},
+    **{"skip_tokens": 3, "stride": 100},
 }
 PASSKEY = {"task": "passkey", "lengths": [400], "num_depths": 2, "num_trials": 1, "seed": 0}
 LENGTHS = {"target_length": 512, "source_length": 64}
 STAGES = {
-    "search": (search, SEARCH | SMALL | LENGTHS),
-    "needles": (search, SEARCH | SMALL | LENGTHS | {"objective": "needle"}),
+    "search": (search, SEARCH | LENGTHS),
+    "needles": (search, SEARCH | LENGTHS | {"objective": "needle"}),
     "readjust": (
         readjust,
-        SEARCH | SMALL | {"source_length": 512, "lengths": [64, 128], "num_attention_scales": 2},
+        SEARCH | {"source_length": 512, "lengths": [64, 128], "num_attention_scales": 2},
     ),
     "finetune": (finetune, TRAINING),
     "window": (evaluate, EVALUATION | PERPLEXITY | {"protocol": "window"}),
@@ -185,9 +187,12 @@ def run_stage(tmp_path):
         module, settings = STAGES[name]
         out = tmp_path / "out"
         out.mkdir()
-        options = {"chunk_length": 4096, "micro_batch_size": 2}
-        options |= {"watch": {"num_documents": 2, "every_steps": 2}} if name == "finetune" else {}
-        module.run(COMMON | settings | COMMON, inputs, out, Runtime(tmp_path, tmp_path, options))
+        watch = {"num_documents": 2, "every_steps": 2} if name == "finetune" else None
+        options = NodeRuntime.model_validate({"micro_batch_size": 2, "watch": watch})
+        kind = module.__name__.rpartition(".")[2]
+        more = {} if name == "finetune" else {"dtype": "float32"}
+        given = node_settings(kind, settings | COMMON | more)
+        module.run(given, inputs, out, Runtime(tmp_path, tmp_path, options))
         return out
 
     return ran

@@ -129,7 +129,7 @@ def quadratic(candidates):
 
 def test_it_descends_to_the_minimum_of_a_smooth_problem():
     # the ramp nearest to factors of 4 everywhere has its middle before the fastest pair
-    algorithm = make("gradient", gradient={"num_steps": 40, "step": 0.5})
+    algorithm = make("gradient", num_steps=40, step=0.5)
     starts = [candidate.individual for candidate in algorithm.ask()]
     while not algorithm.finished:
         candidates = algorithm.ask()

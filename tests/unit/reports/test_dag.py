@@ -67,7 +67,7 @@ def test_a_label_is_put_in_words(kind, label, lines):
 
 
 def test_an_evaluation_is_called_by_task_variant_and_method():
-    settings = {"task": "perplexity", "variant": "base", "method": "dynamic_ntk"}
+    settings = {"task": {"name": "perplexity"}, "variant": "base", "method": "dynamic_ntk"}
     node = {"kind": "evaluate", "label": "m-perplexity-base-dynamic-ntk", "settings": settings}
     assert dag.words(node) == ("perplexity", "base, dynamic_ntk")
 

@@ -115,7 +115,8 @@ def searched(tmp_path):
 
     def run(algorithm):
         results = ResultsFolder(tmp_path)
-        settings = SETTINGS | {"target_length": 2048}
+        settings = {"model": "my-llama", "target_length": 2048}
+        settings |= {"source_length": 256, "original_length": 256}
         key = results.add("search", "my-llama-2048", settings)
         results.save_plan()
         path = results.store / key / "history.jsonl"

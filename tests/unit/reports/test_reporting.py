@@ -313,9 +313,10 @@ def test_the_best_perplexity_never_rises_and_skips_candidates_without_a_score(re
 
 def test_the_note_of_a_table_states_the_tuning_mix_of_every_step():
     settings = {"num_steps": 40, "batch_size": 4, "text_length": 1024, "passkey_fraction": 0.5}
-    first = {"kind": "finetune", "label": "m-1024", "settings": settings, "inputs": {}, "raw": {}}
+    first = {"kind": "finetune", "label": "m-1024", "inputs": {}, "raw": {}}
+    first |= {"settings": {"training": settings}}
     longer = settings | {"num_steps": 60, "text_length": 2048, "passkey_fraction": 0.0}
-    second = first | {"label": "m-2048", "settings": longer}
+    second = first | {"label": "m-2048", "settings": {"training": longer}}
     plan = {
         "experiment": "e",
         "names": {},

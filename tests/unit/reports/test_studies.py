@@ -16,7 +16,6 @@ from scipy import stats
 from longrope.reports import studies
 from longrope.reports.tables import read_table, to_markdown, write_table
 from longrope.rope.factors import RopeFactors
-from longrope.search.algorithms.registry import ALGORITHMS
 from longrope.search.workers.units import Score, Text
 
 
@@ -217,8 +216,8 @@ class AwayFromTwo:
 def test_the_benchmark_runs_every_algorithm_and_takes_the_first_below_the_evolution(benchmark):
     texts = [Text(np.zeros(1024, dtype=np.int64), {"number": number}) for number in range(3)]
     problem, runs = benchmark.problem_at(1024), {}
-    for name in ALGORITHMS:
-        settings = benchmark.settings_of(name, 3, 0)
+    for name in benchmark.ALGORITHMS:
+        settings = benchmark.settings_of(name, 0)
         runs[name] = benchmark.searched(problem, settings, benchmark.Timed(AwayFromTwo()), texts)
     table = benchmark.table_of(runs, 1024).set_index("algorithm")
     assert table["documents"]["evolution"] == 16 * 3

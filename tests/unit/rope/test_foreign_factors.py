@@ -1,4 +1,4 @@
-"""Tests of longrope.foreign_factors: formats there and back, transformers as reference, refusals."""
+"""Factors in files of other formats: there and back, transformers as reference, refusals."""
 
 import csv
 import json

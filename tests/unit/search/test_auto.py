@@ -7,15 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from searches import GEOMETRY, PROBLEM, SCALE, SEEDS, SETTINGS, SPACE, make, noise, run
+from searches import GEOMETRY, PROBLEM, SCALE, SEEDS, SPACE, make, noise, run, small
 
-from longrope.cost.search import FIRST_RAMPS
-from longrope.search.algorithms import registry as algorithms
-from longrope.search.algorithms.cma import spread
+from longrope.search.algorithms.auto import Auto
 from longrope.search.algorithms.curves import Ramp, log_turns, ramp_point
-from longrope.settings.search import AutoSettings
+from longrope.search.algorithms.ramping import spread
+from longrope.settings.algorithms import FIRST_RAMPS, AutoSettings
 
-DEFAULTS = AutoSettings.model_validate({}).model_dump()
+DEFAULTS = AutoSettings().model_dump(exclude={"name"})
 TURNS = log_turns(GEOMETRY, np.ones(GEOMETRY.num_pairs), GEOMETRY.original_length)
 RAMP_SEEDS = ["seed:ramp-1.4-0.7", "seed:ramp-32-1", "seed:ramp-64-2"]
 points = st.lists(st.floats(-3, 3), min_size=3, max_size=3).map(np.array)
@@ -23,7 +22,7 @@ points = st.lists(st.floats(-3, 3), min_size=3, max_size=3).map(np.array)
 
 def make_default(seed=0):
     """Return the algorithm with its default settings and as many documents as a search has."""
-    return make("auto", seed=seed, num_documents=5, auto=DEFAULTS)
+    return make("auto", seed=seed, num_documents=5, **DEFAULTS)
 
 
 # The ramp -----------------------------------------------------------------------------------------
@@ -119,7 +118,7 @@ def test_candidates_say_where_they_come_from():
 
 
 def test_without_generations_of_knots_there_is_only_the_ramp():
-    groups = run(make("auto", auto={"knot_num_generations": 0}), noise(0))
+    groups = run(make("auto", knot_num_generations=0), noise(0))
     assert len(groups) == 1 + 3 + 1 + 1
     assert "selection:knots" not in {c.origin for c in groups[-1]}
 
@@ -153,7 +152,7 @@ def test_by_default_it_comes_closer_to_another_ramp_than_any_closed_form_and_its
 def test_generations_begin_around_the_first_ramp_that_is_best(fast, slow):
     target = ramp_point(fast, slow)
     loss, _ = ramp_problem(0, target)
-    groups = run(make("auto", auto={"ramp_step": 1e-9}), loss)
+    groups = run(make("auto", ramp_step=1e-9), loss)
     begun = {c.individual for c in groups[1]}
     assert begun == {SPACE.nearest(np.exp(Ramp(TURNS, SCALE).log_factors(target)).tolist())}
 
@@ -168,7 +167,7 @@ def test_one_document_unlike_the_others_does_not_choose_where_generations_begin(
 
     wanted = SPACE.nearest(np.exp(Ramp(TURNS, SCALE).log_factors(target)).tolist())
     for seed in range(8):
-        algorithm = make("auto", seed=seed, num_documents=5, auto=DEFAULTS | {"ramp_step": 1e-9})
+        algorithm = make("auto", seed=seed, num_documents=5, **DEFAULTS | {"ramp_step": 1e-9})
         assert {c.individual for c in run(algorithm, odd)[1]} == {wanted}
 
 
@@ -186,7 +185,6 @@ def test_whatever_the_losses_the_result_is_no_worse_than_the_closed_form_it_star
 def test_on_a_tuned_model_the_ramp_starts_where_that_model_turns_once():
     # tuned to 4 times the window under factors of 4: every pair turns as often as before
     tuned = replace(PROBLEM, base=(4.0,) * 16, source_length=1024, target_length=8192)
-    settings = SETTINGS | {"algorithm": "auto"}
-    one, other = (algorithms.make(problem, settings) for problem in (PROBLEM, tuned))
+    one, other = (Auto(problem, small("auto"), 3, 0) for problem in (PROBLEM, tuned))
     assert one.ask()[-1].individual == other.ask()[-1].individual
     assert one.ask()[-1].individual not in SEEDS.values()

@@ -8,26 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
-from searches import GEOMETRY, PROBLEM, SCALE, SEEDS, SETTINGS, SPACE, losses, make, noise, run
+from searches import GEOMETRY, PROBLEM, SCALE, SEED, SEEDS, SPACE, losses, make, noise, run
 
-from longrope.search.algorithms import registry as algorithms
+from longrope.search.algorithms.cma import Cma
 from longrope.search.algorithms.curves import Knots
 from longrope.search.algorithms.space import Individual
-from longrope.settings.search import CmaSettings
+from longrope.settings.algorithms import CmaSettings
 
-DEFAULTS = CmaSettings.model_validate({}).model_dump()
+DEFAULTS = CmaSettings().model_dump(exclude={"name"})
 levels = st.lists(st.integers(0, SPACE.top), min_size=16, max_size=16).map(sorted).map(tuple)
 
 
 def make_default(seed=0, num_documents=5):
     """Return the algorithm with its default settings and as many documents as a search has."""
-    return make("cma", seed=seed, num_documents=num_documents, cma=DEFAULTS)
+    return make("cma", seed=seed, num_documents=num_documents, **DEFAULTS)
 
 
 def begun_at(start, cma):
     """Return the algorithm after its first iteration, with one individual as its only closed form."""
     problem = replace(PROBLEM, seeds={"start": start})
-    algorithm = algorithms.cma(problem, SETTINGS | {"num_documents": 1, "cma": cma})
+    algorithm = Cma(problem, CmaSettings(**cma), 1, SEED)
     algorithm.tell(algorithm.ask(), losses([[1.0]]))
     return algorithm
 
@@ -66,7 +66,7 @@ def test_the_projection_to_a_rising_curve_raises_it_as_much_as_it_lowers_it():
 
 def test_a_larger_step_bends_the_curve_further():
     def spread(step):
-        algorithm = make("cma", cma={"step": step})
+        algorithm = make("cma", step=step)
         algorithm.tell(algorithm.ask(), losses([[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]))
         logs = [np.log(SPACE.factors(c.individual)) for c in algorithm.ask()]
         return np.abs(np.array(logs) - np.log(SPACE.factors(SEEDS["ntk"]))).mean()
@@ -105,7 +105,7 @@ def few_start_tokens(individual, document):
 
 def test_what_is_selected_from_twice_is_scored_once():
     # With one generation the last mean is the average of all.
-    last = run(make("cma", cma={"num_generations": 1}), few_start_tokens)[-1]
+    last = run(make("cma", num_generations=1), few_start_tokens)[-1]
     assert [c.origin for c in last] == ["selection:average", "selection:start"]
 
 
@@ -127,7 +127,7 @@ def test_start_tokens_that_help_are_found_and_compared_with_none():
 @effort(max_examples=10)
 @given(st.integers(0, 1000), st.integers(1, 7))
 def test_all_of_a_generation_are_scored_on_the_same_documents(seed, batch):
-    algorithm = make("cma", seed=seed, num_documents=5, cma={"batch_documents": batch})
+    algorithm = make("cma", seed=seed, num_documents=5, batch_documents=batch)
     *generations, _, selection = run(algorithm, noise(seed))
     for group in generations:
         drawn = {c.documents for c in group}
@@ -137,7 +137,7 @@ def test_all_of_a_generation_are_scored_on_the_same_documents(seed, batch):
 
 
 def test_every_document_is_drawn_sooner_or_later():
-    algorithm = make("cma", num_documents=4, cma={"batch_documents": 1, "num_generations": 40})
+    algorithm = make("cma", num_documents=4, batch_documents=1, num_generations=40)
     drawn = [group[0].documents[0] for group in run(algorithm, noise(0))[:-2]]
     # 41 draws of one out of four
     assert np.bincount(drawn, minlength=4).min() >= 3
@@ -179,7 +179,7 @@ def test_failed_samples_do_not_stop_the_search_and_drive_it_away(bad):
         factors = SPACE.factors(individual)
         return bad if fails(individual) else 100.0 - float(np.log(factors).sum())
 
-    algorithm = make("cma", num_documents=5, cma=DEFAULTS | {"num_generations": 20})
+    algorithm = make("cma", num_documents=5, **DEFAULTS | {"num_generations": 20})
     generations = run(algorithm, loss)[1:-2]
     failed = [sum(fails(c.individual) for c in group) for group in generations]
     assert sum(failed[:5]) > 5, "the test needs failures"

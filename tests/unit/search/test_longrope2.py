@@ -11,14 +11,14 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from repository import ROOT
 from search_spaces import SPACES, is_valid, problem_in
-from searches import GEOMETRY, PROBLEM, SCALE, SETTINGS, noise, run
+from searches import GEOMETRY, PROBLEM, SCALE, SEARCH, noise, run, small
 
 from longrope.errors import UserError
 from longrope.plan import build as plan
 from longrope.rope.critical import critical_pairs, ntk_below
 from longrope.rope.methods import METHODS, Geometry
+from longrope.search.algorithms.evolution import Evolution
 from longrope.search.algorithms.problem import closed_form_seeds, space_for
-from longrope.search.algorithms.registry import make
 from longrope.search.algorithms.space import AttentionGrid, Individual, Space
 from longrope.settings import loading as configuration
 
@@ -95,7 +95,7 @@ def test_factors_are_searched_from_the_scale_to_twice_the_scale(space):
 
 
 def test_the_lower_bound_is_the_first_step_that_is_not_below_the_scale():
-    space = space_for(GEOMETRY, SETTINGS | {"critical_dimension": 3}, 4 / 3)
+    space = space_for(GEOMETRY, SEARCH.model_copy(update={"critical_dimension": 3}), 4 / 3)
     # 1.3333 is between the levels 33 and 34
     assert space.bottom == 34
 
@@ -155,8 +155,6 @@ def test_attention_scales_lie_on_their_grid_and_seeds_have_the_nearest():
 
 # The search ---------------------------------------------------------------------------------------
 
-evolution = SETTINGS | {"algorithm": "evolution"}
-
 
 @every_space
 def test_closed_forms_are_clipped_above_the_critical_pair_and_refitted_below(space):
@@ -173,7 +171,7 @@ def test_closed_forms_are_clipped_above_the_critical_pair_and_refitted_below(spa
 @effort(max_examples=4)
 @given(seed=seeds)
 def test_the_evolution_asks_for_valid_and_new_individuals(space, seed):
-    groups = run(make(problem_in(space), evolution | {"seed": seed}), noise(seed))
+    groups = run(Evolution(problem_in(space), small("evolution"), 3, seed), noise(seed))
     asked = [candidate.individual for group in groups for candidate in group]
     # the first generation, and 5 iterations
     assert len(asked) == len(set(asked)) == 12 + 5 * 8
@@ -215,7 +213,8 @@ def test_the_shipped_searches_are_those_of_the_paper(name, window, theory):
     config = configuration.load(ROOT / f"config/{name}-longrope2.yaml")
     search = config.search
     # arXiv:2502.20082: P = 64, T = 40, p = 0.3, 10 books with needles, factors up to twice the scale
-    budget = (search.population_size, search.num_iterations, search.mutation_probability)
+    evolution = search.algorithm
+    budget = (evolution.population_size, evolution.num_iterations, evolution.mutation_probability)
     assert (search.objective, search.num_documents, budget) == ("needle", 10, (64, 40, 0.3))
     assert (search.critical_dimension, search.max_factor_ratio) == ("search", 2.0)
     assert config.model.original_length == window == theory.original_length
@@ -276,9 +275,9 @@ def test_what_cannot_be_searched_is_refused_in_one_sentence(nodes, search, sente
 def test_defaults_leave_no_trace_in_the_settings_of_a_search(nodes):
     planned = nodes()
     for name in SEARCHES:
-        settings = planned[name].settings
-        assert not {"objective", "critical_dimension", "attention_scales"} & settings.keys()
-        assert settings["max_factor_ratio"] == 1.25
+        search = planned[name].settings.identity()["search"]
+        assert not {"objective", "critical_dimension", "attention_scales"} & search.keys()
+        assert search["max_factor_ratio"] == 1.25
         assert "tokenizer" not in {*planned[name].inputs, *planned[name].raw}
 
 
@@ -286,14 +285,14 @@ def test_a_critical_dimension_raises_the_upper_bound_unless_one_is_given(nodes):
     raised = nodes(critical_dimension="theory")
     given = nodes(critical_dimension=0, max_factor_ratio=1.5)
     for name in SEARCHES:
-        assert raised[name].settings["max_factor_ratio"] == 2.0
-        own = given[name].settings
-        assert (own["critical_dimension"], own["max_factor_ratio"]) == (0, 1.5)
+        assert raised[name].settings.search.max_factor_ratio == 2.0
+        search = given[name].settings.search
+        assert (search.critical_dimension, search.max_factor_ratio) == (0, 1.5)
 
 
 def test_needles_are_planted_with_the_tokenizer_of_the_base_model(nodes):
     planned = nodes(objective="needle")
     for name in SEARCHES:
-        assert planned[name].settings["objective"] == "needle"
+        assert planned[name].settings.search.objective == "needle"
         files = planned[name].raw["tokenizer"].files
         assert files == planned["search/tiny-1024"].raw["model"].files

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from search_spaces import SPACES, is_valid, problem_in
-from searches import SCALE, SETTINGS, noise, run
+from searches import SCALE, SEED, noise, run, small
 
 from longrope.rope.critical import with_derived
+from longrope.search.algorithms import registry
 from longrope.search.algorithms.algorithm import Loss
-from longrope.search.algorithms.registry import make
 from longrope.search.algorithms.space import AttentionGrid
 
 few_documents = pytest.mark.parametrize("name", ["cma", "auto", "gradient"])
@@ -25,8 +25,8 @@ PATIENT = {
 
 def begin(name, space, **own):
     """Return an algorithm on a space; `own` are settings under its name."""
-    settings = SETTINGS | {"algorithm": name, name: SETTINGS[name] | PATIENT[name] | own}
-    return make(problem_in(space), settings)
+    settings = small(name, **PATIENT[name] | own)
+    return registry.make(problem_in(space), settings, num_documents=3, seed=SEED)
 
 
 class Bowl:

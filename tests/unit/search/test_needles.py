@@ -9,8 +9,9 @@ from characters import WRITTEN, character_tokenizer
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
+from node_settings import node_settings
 from repository import ROOT
-from searches import SETTINGS
+from searches import SEED, SMALL
 
 from longrope.data import prompts
 from longrope.data.token_store import Text as Document
@@ -148,16 +149,18 @@ def stage(llama, tokenizer, tmp_path):
             "factors-0": "model",
         }.items()
     }
-    small = {"population_size": 4, "num_iterations": 1, "num_parents": 3, "num_documents": 2}
-    common = SETTINGS | ALL_OF_LONGROPE2 | small
-    common |= {"original_length": 64, "dtype": "float32", "full_attention": False, "model": "m"}
-    common |= {"bos": "never"}
+    evolution = {**SMALL["evolution"], "population_size": 4, "num_iterations": 1, "num_parents": 3}
+    common = ALL_OF_LONGROPE2 | {
+        **{"algorithm": {"name": "evolution", **evolution}, "num_documents": 2},
+        **{"start_tokens": [0, 2, 8], "seed": SEED, "dtype": "float32", "bos": "never"},
+    }
 
     def ran(module, **settings):
         out = tmp_path / "out"
         out.mkdir()
-        runtime = Runtime(tmp_path, tmp_path, {"chunk_length": 4096}, "code")
-        module.run(common | settings, inputs, out, runtime)
+        kind = module.__name__.rpartition(".")[2]
+        runtime = Runtime(tmp_path, tmp_path, scoring_code="code")
+        module.run(node_settings(kind, common | settings), inputs, out, runtime)
         return out
 
     return ran
@@ -167,8 +170,8 @@ def of_needles(folder, factors):
     """Return the perplexity of factors on the needles that a stage is to plant."""
     length = factors.target_length
     store = TokenStore(folder / "tokens")
-    texts = draw_texts(store, length=length, count=2, seed=SETTINGS["seed"], what="documents")
-    planted = plant(texts, folder / "characters", seed=SETTINGS["seed"])
+    texts = draw_texts(store, length=length, count=2, seed=SEED, what="documents")
+    planted = plant(texts, folder / "characters", seed=SEED)
     pool = InProcess(Scorer(folder / "model", "float32", full_attention=False, chunk_length=4096))
     return Objective(pool, ScoreMemory(folder / "apart", {}), planted).perplexity(factors)
 

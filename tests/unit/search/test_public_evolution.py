@@ -9,21 +9,19 @@ from searches import PROBLEM, SEEDS, hill, make, noise, run, told
 
 from longrope.rope.methods import Geometry, yarn
 from longrope.search.algorithms import public
-from longrope.search.algorithms.evolution import EvolutionSettings
 from longrope.search.algorithms.problem import closed_form_seeds, space_for
 from longrope.search.algorithms.public import PublicEvolution, mixed_seed
-from longrope.search.algorithms.registry import ALGORITHMS
 from longrope.search.algorithms.space import Individual, Space
-from longrope.settings.search import SearchSettings
+from longrope.settings.algorithms import PublicEvolutionSettings
+from longrope.settings.search import SearchMethod
 
-PUBLISHED = SearchSettings.model_validate({"documents": {"corpus": "a", "split": "b"}}).model_dump()
+PUBLISHED = PublicEvolutionSettings()
 LLAMA2 = Geometry(num_pairs=64, rope_theta=10_000.0, original_length=4096)
 
 
-def make_at(geometry, scale, **changes):
+def make_at(geometry, scale):
     """Return the algorithm with the published settings on a model's own geometry."""
-    settings = PUBLISHED | {"seed": 0} | changes
-    space = space_for(geometry, settings, scale)
+    space = space_for(geometry, SearchMethod(), scale)
     length = geometry.original_length
     problem = replace(
         PROBLEM,
@@ -33,12 +31,13 @@ def make_at(geometry, scale, **changes):
         source_length=length,
         target_length=int(scale * length),
     )
-    return ALGORITHMS["evolution-public"](problem, settings)
+    return public.make(problem, PUBLISHED, num_documents=5, seed=0)
 
 
 def test_at_the_published_budget_1344_individuals_are_scored_and_none_twice():
     # 64, and 40 iterations of 16 + 16
-    asked = [c for group in run(make("evolution-public", **PUBLISHED), hill) for c in group]
+    published = PUBLISHED.model_dump(exclude={"name"})
+    asked = [c for group in run(make("evolution-public", **published), hill) for c in group]
     assert len(asked) == len({c.individual for c in asked}) == 64 + 40 * 32 == 1344
 
 
@@ -126,10 +125,8 @@ def test_every_individual_is_scored_on_all_documents():
 def test_a_mutation_that_is_given_up_is_still_within_bounds(monkeypatch):
     # In so small a space nothing new is left soon, and the public code would search for ever.
     monkeypatch.setattr(public, "SWEEPS", 50)
-    names = EvolutionSettings.__dataclass_fields__
-    settings = EvolutionSettings(**{name: PUBLISHED[name] for name in names})
     small = Space(num_pairs=3, max_factor=1.01, grid=0.01, start_tokens=(0,))
-    asked = PublicEvolution(small, Individual((0, 0, 0), 0), settings, 0).ask()
+    asked = PublicEvolution(small, Individual((0, 0, 0), 0), PUBLISHED, 5, 0).ask()
     levels = np.array([c.individual.levels for c in asked])
     assert levels.shape == (64, 3)
     assert (np.diff(levels) >= 0).all() and levels.min() >= 0 and levels.max() <= 1

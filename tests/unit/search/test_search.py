@@ -18,7 +18,7 @@ from searches import (
     PROBLEM,
     SCALE,
     SEEDS,
-    SETTINGS,
+    SMALL,
     SPACE,
     FakeObjective,
     Scripted,
@@ -28,6 +28,7 @@ from searches import (
     make,
     noise,
     run,
+    small,
     told,
 )
 from transformers import LlamaConfig
@@ -37,8 +38,7 @@ from longrope.models.loading import geometry
 from longrope.models.rotary import install
 from longrope.rope.methods import closed_form
 from longrope.search.algorithms.algorithm import Best, Candidate
-from longrope.search.algorithms.evolution import Evolution, EvolutionSettings
-from longrope.search.algorithms.registry import ALGORITHMS
+from longrope.search.algorithms.evolution import Evolution
 from longrope.search.algorithms.space import Individual, Space
 from longrope.search.driver import search
 from longrope.search.objective import Objective, perplexity
@@ -46,7 +46,7 @@ from longrope.search.workers import model as model_worker
 from longrope.search.workers.pools import InProcess
 from longrope.search.workers.recipe import Scorer
 from longrope.search.workers.units import Text
-from longrope.settings.search import SearchSettings
+from longrope.settings.algorithms import Algorithm
 from longrope.stages.readjust import with_best_attention_scale
 from longrope.store.score_memory import ScoreMemory
 
@@ -129,12 +129,13 @@ def test_the_nearest_individual_is_valid(factors):
 
 # Every algorithm ----------------------------------------------------------------------------------
 
-every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+every_algorithm = pytest.mark.parametrize("name", SMALL)
 
 
-def test_the_settings_name_exactly_the_algorithms_there_are():
-    assert set(get_args(SearchSettings.model_fields["algorithm"].annotation)) == set(ALGORITHMS)
-    assert TOPS.keys() == ALGORITHMS.keys()
+def test_every_algorithm_of_the_settings_is_tested_here():
+    members = get_args(get_args(Algorithm)[0])
+    assert {member.model_fields["name"].default for member in members} == SMALL.keys()
+    assert TOPS.keys() == SMALL.keys()
 
 
 @every_algorithm
@@ -280,7 +281,7 @@ def test_whatever_is_told_every_individual_is_new_on_the_grid_within_bounds_and_
     assert factors.min() >= 1 and factors.max() <= 1.25 * SCALE
     assert (np.diff(factors) >= 0).all()
     starts = {individual.num_start_tokens for individual in individuals}
-    assert starts <= set(SETTINGS["start_tokens"])
+    assert starts <= {0, 2, 8}
 
 
 def test_the_first_generation_holds_the_three_seeds_and_their_mutations():
@@ -330,10 +331,9 @@ def test_a_tell_with_too_few_losses_is_refused(name):
 
 
 def test_an_exhausted_space_yields_fewer_individuals_instead_of_repeating():
-    small = Space(num_pairs=2, max_factor=1.01, grid=0.01, start_tokens=(0,))
-    names = EvolutionSettings.__dataclass_fields__
-    settings = EvolutionSettings(**{name: SETTINGS[name] for name in names})
-    algorithm = Evolution(small, {"one": Individual((0, 0), 0)}, settings, 0)
+    narrow = Space(num_pairs=2, max_factor=1.01, grid=0.01, start_tokens=(0,))
+    problem = replace(PROBLEM, space=narrow, seeds={"one": Individual((0, 0), 0)})
+    algorithm = Evolution(problem, small("evolution"), 3, 0)
     # levels (0,0), (0,1) and (1,1) are all there is
     assert len(algorithm.ask()) == 3
 

@@ -41,6 +41,7 @@ from longrope.search.workers.processes import Process, opened, visible_devices
 from longrope.search.workers.units import Score, Text
 from longrope.settings import loading as configuration
 from longrope.settings.hardware import read_machine
+from longrope.settings.nodes import ScoringUse
 from longrope.store.score_memory import ScoreMemory
 
 # Units to places ----------------------------------------------------------------------------------
@@ -258,8 +259,8 @@ def test_a_recipe_sets_the_threads_of_torch_and_takes_them_from_the_runtime(tmp_
         yield
 
     monkeypatch.setattr(processes, "opened", opened_with)
-    settings = {"dtype": "float32", "full_attention": False}
-    runtime = Runtime(tmp_path, tmp_path, {"chunk_length": 7}, workers=Workers(2, threads=3))
+    settings = ScoringUse(original_length=64, dtype="float32")
+    runtime = Runtime(tmp_path, tmp_path, workers=Workers(2, threads=3))
     with open_pool(settings, Input(tmp_path, "model"), runtime):
         (scorer,) = asked
     before = torch.get_num_threads()

@@ -15,6 +15,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 
 from longrope.errors import UserError
 from longrope.runtime import Runtime
+from longrope.settings.nodes import parse_node
 from longrope.stages import fetch
 
 HUB = {"repo": "owner/name", "revision": "a" * 40, "files": ["*.json", "*.safetensors"]}
@@ -32,10 +33,14 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
+def fetch_into(settings, out, runtime):
+    fetch.run(parse_node("fetch", settings), {}, out, runtime)
+
+
 def refusal(settings, out, runtime):
     """Return the sentence with which a fetch is refused."""
     with pytest.raises(UserError) as caught:
-        fetch.run(settings, {}, out, runtime)
+        fetch_into(settings, out, runtime)
     sentence = str(caught.value)
     assert "\n" not in sentence
     return sentence
@@ -70,7 +75,7 @@ def catalogue(tmp_path, runtime):
 
 
 def test_documents_are_written_in_the_order_of_the_catalogue(catalogue, out, runtime):
-    fetch.run(catalogue, {}, out, runtime)
+    fetch_into(catalogue, out, runtime)
     written = {path.name: path.read_text() for path in sorted((out / "documents").iterdir())}
     assert written == {
         "0000-emma.txt": TEXTS["emma"],
@@ -85,7 +90,7 @@ def test_a_document_of_several_members_is_joined_by_a_blank_line(catalogue, out,
         "members": [f"books-1.0/{name}.txt" for name in TEXTS],
         "sha256": hashlib.sha256(both.encode()).hexdigest(),
     }
-    fetch.run(catalogue | {"documents": [entry]}, {}, out, runtime)
+    fetch_into(catalogue | {"documents": [entry]}, out, runtime)
     assert (out / "documents" / "0000-emma.txt").read_text() == both
 
 
@@ -106,7 +111,7 @@ def test_a_member_that_is_not_there_is_refused(catalogue, out, runtime):
 def test_a_second_fetch_over_a_half_done_one_gives_the_same(catalogue, out, runtime):
     (out / "documents").mkdir()
     (out / "documents" / "0000-emma.txt").write_text("half a do")
-    fetch.run(catalogue, {}, out, runtime)
+    fetch_into(catalogue, out, runtime)
     assert (out / "documents" / "0000-emma.txt").read_text() == TEXTS["emma"]
 
 
@@ -170,7 +175,7 @@ def test_a_model_is_fetched_at_its_revision_without_the_hubs_own_notes(
     hub, out, runtime, checkpoint
 ):
     hub["files"] = checkpoint
-    fetch.run({"source": "hub-model", **HUB}, {}, out, runtime)
+    fetch_into({"source": "hub-model", **HUB}, out, runtime)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == checkpoint
     assert [repo for repo, _ in hub["calls"]] == ["owner/name"] * 2
     options = {"repo_type": "model", "revision": "a" * 40}
@@ -209,7 +214,7 @@ def test_a_model_in_the_hubs_cache_is_taken_where_the_hub_is_out_of_reach(
         (cached / "snapshots" / ("a" * 40) / name).symlink_to(cached / "blobs" / name)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    fetch.run({"source": "hub-model", **HUB}, {}, out, runtime)
+    fetch_into({"source": "hub-model", **HUB}, out, runtime)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == checkpoint
     assert not any(path.is_symlink() for path in out.iterdir())
     other = {"source": "hub-model", **HUB, "revision": "b" * 40}
@@ -222,7 +227,7 @@ DATASET = HUB | {"source": "hub-dataset"}
 def fetched(hub, out, runtime, names, entries):
     """Return the files of a hub dataset that are fetched for entries of `source.files`."""
     hub["files"] = dict.fromkeys(names, "text")
-    fetch.run(DATASET | {"files": entries}, {}, out, runtime)
+    fetch_into(DATASET | {"files": entries}, out, runtime)
     found = (out / "documents").rglob("*")
     return sorted(str(path.relative_to(out / "documents")) for path in found if path.is_file())
 
@@ -306,7 +311,10 @@ def test_benchmark_items_are_left_to_their_own_module(out, runtime, monkeypatch)
     from longrope.data import benchmark_items
 
     calls = []
-    monkeypatch.setattr(benchmark_items, "fetch_items", lambda *given: calls.append(given))
-    fetch.run({"source": "benchmarks"}, {}, out, runtime)
-    assert calls == [({"source": "benchmarks"}, out, runtime.packages)]
+    monkeypatch.setattr(
+        benchmark_items, "fetch_items", lambda *given, **named: calls.append((given, named))
+    )
+    settings = {"source": "benchmarks", "items": "hub", "tasks": ["mmlu"], "truthfulqa": True}
+    fetch_into(settings, out, runtime)
+    assert calls == [(("hub", ["mmlu"], out, runtime.packages), {"truthfulqa": True})]
     assert runtime.packages.is_dir()

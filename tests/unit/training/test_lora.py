@@ -5,12 +5,13 @@ import importlib.util
 import json
 from pathlib import Path
 
+import node_settings
 import parallel_runs
 import pytest
 import torch
 import workflow_files
 from killing import Interrupt
-from small_trainings import write_tokens
+from small_trainings import run_stage, write_tokens
 from tiny_models import build
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM
@@ -19,9 +20,8 @@ import longrope
 from longrope.errors import UserError
 from longrope.plan import build as plan
 from longrope.rope.factors import RopeFactors
-from longrope.runtime import Input, Runtime
+from longrope.runtime import Input
 from longrope.settings import loading as configuration
-from longrope.stages import finetune
 from longrope.training import trainer as training
 from longrope.training.lora import add_adapters, merged, remove_adapters
 
@@ -92,7 +92,7 @@ def trained(work, callbacks=()):
     settings = parallel_runs.SETTINGS | {"num_steps": 4}
     rows = parallel_runs.Rows(32, 16)
     given = {"work": work, "micro_batch_size": 4, "callbacks": callbacks}
-    log = training.train(model, rows, settings, **given).log
+    log = training.train(model, rows, **node_settings.training(settings), **given).log
     return model, log
 
 
@@ -124,8 +124,7 @@ def test_the_written_model_is_a_plain_one_whose_head_did_not_change(tmp_path):
     places = {"model": base, "tokenizer": base, "factors": tmp_path, "tokens": tmp_path / "tokens"}
     inputs = {role: Input(path, role) for role, path in places.items()}
     (tmp_path / "out").mkdir()
-    runtime = Runtime(tmp_path, tmp_path, {"micro_batch_size": 4})
-    finetune.run(parallel_runs.SETTINGS | own, inputs, tmp_path / "out", runtime)
+    run_stage(parallel_runs.SETTINGS | own, inputs, tmp_path / "out")
     written = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").state_dict()
     before = model.state_dict()
     assert written.keys() == before.keys()

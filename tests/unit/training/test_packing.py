@@ -3,6 +3,7 @@
 import re
 from itertools import chain, pairwise, permutations
 
+import node_settings
 import numpy as np
 import parallel_runs
 import pytest
@@ -12,7 +13,7 @@ from characters import character_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from mixed_rows import mix, write_documents
-from small_trainings import SETTINGS
+from small_trainings import SETTINGS, run_stage
 from tiny_models import ORIGINAL_LENGTH, build
 from tokenizers import Tokenizer, models
 
@@ -21,7 +22,7 @@ from longrope.errors import UserError
 from longrope.models.loading import geometry
 from longrope.models.rotary import install
 from longrope.rope.factors import RopeFactors
-from longrope.runtime import Input, Runtime
+from longrope.runtime import Input
 from longrope.stages import finetune
 from longrope.training.parallel import Layout, Pieces, Places
 from longrope.training.rows import Chunks, Mixed, Skipped, Windows
@@ -174,7 +175,9 @@ def test_every_token_of_a_packed_row_sees_all_before_it_whatever_rows_are_made_o
             )
     install(model, geometry(model, ORIGINAL_LENGTH))
     settings = SETTINGS | {"num_steps": 1, "batch_size": 2}
-    found = parallel_runs.training.train(model, rows, settings, work=tmp_path, micro_batch_size=2)
+    found = parallel_runs.training.train(
+        model, rows, **node_settings.training(settings), work=tmp_path, micro_batch_size=2
+    )
     assert found.log[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
@@ -228,7 +231,7 @@ def stage(tmp_path):
         settings |= {"full_attention": False, "bos": "always"} | changes
         out = tmp_path / "out"
         out.mkdir()
-        finetune.run(settings, inputs, out, Runtime(tmp_path, tmp_path, {"micro_batch_size": 4}))
+        run_stage(settings, inputs, out)
         return (out / "log.jsonl").read_text().splitlines()
 
     run.inputs = inputs

@@ -1,5 +1,6 @@
 """Short rows at the positions of long ones."""
 
+import node_settings
 import numpy as np
 import parallel_runs
 import pytest
@@ -85,7 +86,9 @@ def test_a_row_is_trained_on_at_its_positions(tmp_path):
         ]
     install(model, geometry(model, ORIGINAL_LENGTH))
     settings = parallel_runs.SETTINGS | {"num_steps": 1}
-    found = parallel_runs.training.train(model, rows, settings, work=tmp_path, micro_batch_size=2)
+    found = parallel_runs.training.train(
+        model, rows, **node_settings.training(settings), work=tmp_path, micro_batch_size=2
+    )
     assert found.log[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert model.base_model.rotary_emb.placed is None, "whoever measures next is not misled"
 

@@ -9,9 +9,10 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from node_settings import training
 from repository import HELPERS
 from safetensors.torch import load_file
-from small_trainings import SETTINGS, TOKENIZER, mix, trained, write_tokens
+from small_trainings import SETTINGS, TOKENIZER, mix, run_stage, trained, write_tokens
 from tiny_models import build
 
 from longrope.data.prompts import QUESTION
@@ -91,7 +92,7 @@ def test_a_corpus_without_documents_long_enough_is_refused(tokens):
 def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(tokens, tmp_path):
     rows = Chunks(TokenStore(tokens), TOKENIZER, mix())
     with pytest.raises(UserError, match="micro_batch_size 3 times 1 devices must divide"):
-        train(build("llama"), rows, SETTINGS, work=tmp_path / "w", micro_batch_size=3)
+        train(build("llama"), rows, **training(SETTINGS), work=tmp_path / "w", micro_batch_size=3)
 
 
 def test_training_lowers_the_loss_and_logs_every_step(tokens, tmp_path):
@@ -149,8 +150,7 @@ def test_training_killed_in_the_middle_resumes_to_the_same_weights(tokens, tmp_p
 def test_a_tuned_model_is_written_with_its_factors_and_plain_rope(tokens, tmp_path):
     from tokenizers import Tokenizer, models
 
-    from longrope.runtime import Input, Runtime
-    from longrope.stages import finetune
+    from longrope.runtime import Input
 
     base = tmp_path / "base"
     model = build("llama", bos_token_id=0, eos_token_id=1)
@@ -172,7 +172,7 @@ def test_a_tuned_model_is_written_with_its_factors_and_plain_rope(tokens, tmp_pa
     inputs = {role: Input(path, role) for role, path in places.items()}
     out = tmp_path / "out"
     out.mkdir()
-    finetune.run(settings, inputs, out, Runtime(tmp_path, tmp_path, {"micro_batch_size": 4}))
+    run_stage(settings, inputs, out)
     assert RopeFactors.read(out / "factors.json") == factors
     measured = [json.loads(line) for line in (out / "measured.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in measured] == [1, 2, 3]

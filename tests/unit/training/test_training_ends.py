@@ -10,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import node_settings
 import parallel_runs
 import pytest
 from parallel_runs import case, torchrun
@@ -38,7 +39,9 @@ def training(folder, work, model, **changes):
     if not tokens.exists():
         write_tokens(tokens)
     rows = Chunks(TokenStore(tokens), TOKENIZER, mix())
-    return train(model, rows, SETTINGS | changes, work=work, micro_batch_size=2)
+    return train(
+        model, rows, **node_settings.training(SETTINGS | changes), work=work, micro_batch_size=2
+    )
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_leaves_the_checkpoint_before(tmp_path):
