@@ -114,6 +114,11 @@ class Config(Settings):
 
     def _check_lengths(self) -> None:
         previous, holder = self.model.original_length, "model.original_length"
+        shortest = min(self.evaluate.untuned_lengths, default=None)
+        if shortest is not None and shortest <= previous:
+            raise ValueError(
+                f"evaluate.untuned_lengths must exceed {holder} ({previous}), got {shortest}"
+            )
         trained = True
         for index, step in enumerate(self.extension):
             key = f"extension.{index}"

@@ -241,11 +241,23 @@ class EvaluateSettings(Settings):
     """What is measured on the base and on the extended model."""
 
     untuned_lengths: list[Tokens] = Field(
-        [], description="lengths at which factors are searched on the base model, for comparison"
+        [],
+        description="lengths at which factors are searched on the base model, for comparison; those of the "
+        "method longrope",
     )
     perplexity: PerplexitySettings | None = Field(None, description="skipped if left out")
     passkey: PasskeySettings | None = Field(None, description="skipped if left out")
     benchmarks: BenchmarkSettings | None = Field(None, description="skipped if left out")
+
+    @model_validator(mode="after")
+    def _searched_factors(self) -> Self:
+        for task in self.tasks:
+            if "longrope" in task.base_methods and not self.untuned_lengths:
+                raise ValueError(
+                    f"{task.name}.methods has longrope, which needs factors searched on the base model; give "
+                    f"untuned_lengths, or give {task.name}.methods without longrope"
+                )
+        return self
 
     @property
     def tasks(self) -> list[PlannedTask]:

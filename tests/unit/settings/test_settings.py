@@ -37,6 +37,7 @@ extension:
     finetune: {num_steps: 10, documents: {corpus: books, split: train}}
   - target_length: 4096
 evaluate:
+  untuned_lengths: [1024]
   perplexity:
     corpora: {Books: {corpus: books, split: validation}}
     lengths: {Books: [256, 1024]}
@@ -240,6 +241,20 @@ def test_settings_survive_a_round_trip():
             "evaluate.perplexity.lengths.Books.0 should be greater than or equal to 2, got 1.",
         ),
         (
+            lambda raw: raw["evaluate"].pop("untuned_lengths"),
+            "evaluate: perplexity.methods has longrope, which needs factors searched on the base model; give "
+            "untuned_lengths, or give perplexity.methods without longrope.",
+        ),
+        (
+            lambda raw: raw.update(evaluate={"passkey": {"lengths": [256]}}),
+            "evaluate: passkey.methods has longrope, which needs factors searched on the base model; give "
+            "untuned_lengths, or give passkey.methods without longrope.",
+        ),
+        (
+            lambda raw: raw["evaluate"].update(untuned_lengths=[1024, 256]),
+            "evaluate.untuned_lengths must exceed model.original_length (256), got 256.",
+        ),
+        (
             lambda raw: raw["corpora"]["books"]["source"].update(kind="ftp"),
             "corpora.books.source should have a kind out of 'package', 'hub', 'local'.",
         ),
@@ -255,6 +270,13 @@ def test_settings_survive_a_round_trip():
 )
 def test_a_mistake_is_named_in_one_sentence(edit, sentence):
     assert refusal(edit) == f"small.yaml: {sentence}"
+
+
+def test_methods_without_longrope_need_no_untuned_lengths():
+    raw = yaml.safe_load(SMALL)
+    del raw["evaluate"]["untuned_lengths"]
+    raw["evaluate"]["perplexity"]["methods"] = ["none", "yarn"]
+    assert Config.model_validate(raw).evaluate.untuned_lengths == []
 
 
 def _search(corpus: str) -> dict[str, Any]:
