@@ -111,7 +111,7 @@ _WORDINGS = {
     "string_pattern": "should match {pattern}",
     "string": "should be text",
     "too_short": "should have at least {min_length} entry",
-    "union_tag_invalid": "should have a kind out of {expected_tags}",
+    "union_tag_invalid": "should have a {tag} out of {expected_tags}",
 }
 """Start of pydantic's error type -> our words, where its own read badly."""
 
@@ -125,7 +125,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown key {key} ({_suggestion(location[-1])})."
     if first["type"] in ("missing", "union_tag_not_found"):
-        tag = ".kind" if first["type"] == "union_tag_not_found" else ""
+        discriminator = first.get("ctx", {}).get("discriminator", "").strip("'")
+        tag = f".{discriminator}" if discriminator else ""
         return f"key {key}{tag} is missing; add it (see config/README.md)."
     if first["type"] == "value_error":
         return f"{key}: ".removeprefix(": ") + first["msg"].removeprefix("Value error, ") + "."
@@ -136,15 +137,19 @@ def _explain(error: ValidationError) -> str:
 def _wording(problem: ErrorDetails) -> str:
     for start, wording in _WORDINGS.items():
         if problem["type"].startswith(start):
-            return wording.format(**problem.get("ctx", {}))
+            context = problem.get("ctx", {})
+            tag = str(context.get("discriminator", "")).strip("'")
+            return wording.format(tag=tag, **context)
     return problem["msg"].removeprefix("Input ")
 
 
 def _visible(location: tuple[int | str, ...]) -> list[str]:
     """Return a location without the names pydantic adds for the members of a union."""
     parts = [str(part) for part in location]
-    if parts[:1] == ["corpora"] and parts[2:3] == ["source"]:
-        del parts[3:4]
+    for key in ("source", "algorithm"):
+        if key in parts:
+            # the tag of the member follows
+            del parts[parts.index(key) + 1 : parts.index(key) + 2]
     return [part for part in parts if not part.startswith(("literal[", "constrained-"))]
 
 

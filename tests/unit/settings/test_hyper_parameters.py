@@ -1,4 +1,4 @@
-"""Hyper-parameter files of the public code: to a configuration and back, through the command line."""
+"""Hyper-parameter files of the public code to the search of a configuration, through the command line."""
 
 import json
 from pathlib import Path
@@ -43,35 +43,31 @@ def convert(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(content, output, *options):
-        name = "in.json" if "evo_scale" in content else "in.yaml"
-        Path(name).write_text(json.dumps(content) if name == "in.json" else yaml.safe_dump(content))
+        Path("in.json").write_text(json.dumps(content))
         Path(output).unlink(missing_ok=True)
-        code = main(["factors", "convert", name, output, *options])
+        code = main(["factors", "convert", "in.json", output, *options])
         told = capsys.readouterr().err.splitlines()
         assert code == (not Path(output).exists())
         text = Path(output).read_text() if code == 0 else None
-        load = yaml.safe_load if output.endswith(".yaml") else json.loads
-        return text and load(text), told
+        return text and yaml.safe_load(text), told
 
     return run
-
-
-def to_json(convert, settings):
-    return convert(settings, "out.json", "--to", "hyper-parameters")
 
 
 def test_a_file_becomes_the_search_block_of_the_public_algorithm(convert):
     assert convert(THEIRS, "out.yaml") == (
         {
             "search": {
-                "algorithm": "evolution-public",
+                "algorithm": {
+                    "name": "evolution-public",
+                    "population_size": 64,
+                    "num_iterations": 40,
+                    "num_mutations": 16,
+                    "num_crossovers": 16,
+                    "num_parents": 32,
+                    "halve_above": None,
+                },
                 "grid": 0.01,
-                "population_size": 64,
-                "num_iterations": 40,
-                "num_mutations": 16,
-                "num_crossovers": 16,
-                "num_parents": 32,
-                "halve_above": None,
             }
         },
         [],
@@ -83,7 +79,7 @@ def test_the_scale_multiplies_the_counts_and_not_the_step_and_what_is_not_held_i
     block, told = convert(theirs, "out.yaml")
     # rounded towards zero, as int() does there: 6.4, 4, 1.6, 1.6, 3.2
     names = ("population_size", "num_iterations", "num_mutations", "num_crossovers", "num_parents")
-    assert [block["search"][name] for name in names] == [6, 4, 1, 1, 3]
+    assert [block["search"]["algorithm"][name] for name in names] == [6, 4, 1, 1, 3]
     assert block["search"]["grid"] == 0.01
     assert told == [
         "longrope: warning: out.yaml does not hold evo_scale (0.1, which the counts are multiplied by), "
@@ -100,40 +96,19 @@ def test_the_scale_multiplies_the_counts_and_not_the_step_and_what_is_not_held_i
     parents_size=st.integers(1, 500),
     list_step=st.floats(1e-6, 10),
 )
-def test_a_file_comes_back_through_a_configuration(convert, **numbers):
-    theirs = THEIRS | numbers
-    block, told = convert(theirs, "out.yaml")
+def test_the_block_is_the_search_that_the_file_means(convert, **numbers):
+    block, told = convert(THEIRS | numbers, "out.yaml")
     assert told == []
-    back, told = to_json(convert, config(block["search"]))
-    assert back == theirs
-    assert told == ["longrope: warning: out.json does not hold documents."]
-
-
-@effort(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(["evolution", "evolution-public"]), st.integers(3, 500), st.floats(1e-6, 10))
-def test_the_numbers_of_a_configuration_come_back_through_a_file(convert, name, size, grid):
-    ours = config({"algorithm": name, "population_size": size, "grid": grid})
-    theirs, _ = to_json(convert, ours)
-    block, _ = convert(theirs, "out.yaml")
-    before = configuration.parse(ours, source="ours").search
-    after = configuration.parse(config(block["search"]), source="back").search
-    held = set(block["search"]) - {"algorithm", "halve_above"}
-    assert after.model_dump(include=held) == before.model_dump(include=held)
-
-
-def test_what_a_file_cannot_say_of_a_configuration_is_told(convert):
-    search = {
-        "algorithm": "evolution",
-        "num_documents": 3,
-        "mutation_probability": 0.2,
-        "start_tokens": [0],
-        "population_size": 8,
-    }
-    steps = [{"target_length": 2**20}, {"target_length": 2**21, "search": CONFIG["search"]}]
-    _, (line,) = to_json(convert, config(search, extension=steps))
-    assert line == (
-        "longrope: warning: out.json does not hold algorithm (evolution), documents, num_documents (3), "
-        "mutation_probability (0.2), start_tokens, halve_above (524288), extension.1.search."
+    search = configuration.parse(config(block["search"]), source="block").search
+    algorithm = search.algorithm
+    assert (algorithm.name, search.grid) == ("evolution-public", numbers["list_step"])
+    counts = (algorithm.population_size, algorithm.num_iterations, algorithm.num_mutations)
+    assert counts == tuple(
+        numbers[name] for name in ("population_size", "max_time_budget", "mutation_numbers")
+    )
+    assert (algorithm.num_crossovers, algorithm.num_parents) == (
+        numbers["crossover_size"],
+        numbers["parents_size"],
     )
 
 
@@ -145,17 +120,6 @@ def test_what_a_file_cannot_say_of_a_configuration_is_told(convert):
         (THEIRS | {"evo_scale": 0.01}, ("out.yaml",), "in.json: population_size is 0; input sho"),
         (THEIRS | {"evo_scale": "1"}, ("out.yaml",), "in.json: crossover_size, evo_scale, list_s"),
         (THEIRS | {"list_step": 0}, ("out.yaml",), "in.json: grid is 0; input should be greater"),
-        (
-            config({"algorithm": "auto"}),
-            ("out.json", "--to", "hyper-parameters"),
-            "in.yaml: search.algorithm is auto, which the public code has not; set evolution-public",
-        ),
-        (
-            config({"grit": 1}),
-            ("out.json", "--to", "hyper-parameters"),
-            "in.yaml: unknown key search.grit (did you mean grid?)",
-        ),
-        (config(), ("none/out.json", "--to", "hyper-parameters"), "in.yaml: search.algorithm is"),
         (THEIRS, ("none/out.yaml",), "none/out.yaml cannot be written: No such file"),
     ],
 )

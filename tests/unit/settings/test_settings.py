@@ -173,12 +173,21 @@ def test_settings_survive_a_round_trip():
             "key search is missing; add it (see config/README.md).",
         ),
         (
-            lambda raw: raw["search"].update(population_size="many"),
-            "search.population_size should be a whole number, got 'many'.",
+            lambda raw: raw["search"].update(algorithm="evolution", population_size="many"),
+            "search.algorithm.population_size should be a whole number, got 'many'.",
         ),
         (
-            lambda raw: raw["search"].update(population_size=2),
-            "search.population_size should be greater than 2, got 2.",
+            lambda raw: raw["search"].update(algorithm={"name": "cma", "num_knots": 1}),
+            "search.algorithm.num_knots should be greater than 1, got 1.",
+        ),
+        (
+            lambda raw: raw["search"].update(algorithm={"name": "cma", "num_nots": 3}),
+            "unknown key search.algorithm.num_nots (did you mean num_knots?).",
+        ),
+        (
+            lambda raw: raw["search"].update(algorithm="evolutoin"),
+            "search.algorithm should have a name out of 'auto', 'evolution', 'evolution-public', 'cma', "
+            "'gradient'.",
         ),
         (
             lambda raw: raw["model"].update(full_attention=3),
@@ -351,9 +360,10 @@ def test_exactly_the_rising_lengths_are_accepted(lengths):
 @given(value=st.floats(allow_nan=True, allow_infinity=True))
 def test_a_fraction_lies_between_0_and_1(value):
     raw = small()
-    raw["search"]["mutation_probability"] = value
+    raw["search"]["algorithm"] = {"name": "evolution", "mutation_probability": value}
     if not math.isnan(value) and 0 <= value <= 1:
-        assert configuration.parse(raw, source="x").search.mutation_probability == value
+        search = configuration.parse(raw, source="x").search
+        assert search.algorithm.mutation_probability == value
     else:
         with pytest.raises(UserError, match="mutation_probability"):
             configuration.parse(raw, source="x")
