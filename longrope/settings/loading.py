@@ -111,7 +111,7 @@ _WORDINGS = {
     "string_pattern": "should match {pattern}",
     "string": "should be text",
     "too_short": "should have at least {min_length} entry",
-    "union_tag_invalid": "should have a {tag} out of {expected_tags}",
+    "union_tag_invalid": "should have a {key} out of {expected_tags}",
 }
 """Start of pydantic's error type -> our words, where its own read badly."""
 
@@ -138,8 +138,8 @@ def _wording(problem: ErrorDetails) -> str:
     for start, wording in _WORDINGS.items():
         if problem["type"].startswith(start):
             context = problem.get("ctx", {})
-            tag = str(context.get("discriminator", "")).strip("'")
-            return wording.format(tag=tag, **context)
+            key = str(context.get("discriminator", "")).strip("'")
+            return wording.format(key=key, **context)
     return problem["msg"].removeprefix("Input ")
 
 
