@@ -1,4 +1,4 @@
-"""What several verbs share: the store's place, a configuration's plan, a plan file."""
+"""Options and plans that several verbs share."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""What `longrope plan` prints: the nodes in the order of the stages, and what is to be said of them."""
+"""Output of `longrope plan`: the nodes in the order of the stages, with their state."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

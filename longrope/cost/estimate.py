@@ -1,4 +1,4 @@
-"""What a node of a plan costs: FLOPs, memory, GPUs, hours; and what its job should ask for. Pure.
+"""Cost of a node of a plan (FLOPs, memory, GPUs, hours) and the resources its job requests. Pure.
 
 A node's settings say how many documents of which length are scored, so its cost is known before anything
 is fetched. Numbers are upper bounds where a run may find work already done. See docs/cost.md.
@@ -37,7 +37,7 @@ GPU_SHARE = 0.9
 
 
 class Work(Protocol):
-    """What decides a node's cost; `longrope.plan.nodes.Node` is one."""
+    """Protocol of a node, as far as its cost goes; `longrope.plan.nodes.Node` is one."""
 
     @property
     def kind(self) -> str:
@@ -54,7 +54,7 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a node costs; None where its settings do not tell."""
+    """Cost of a node; None where its settings do not determine it."""
 
     tokens: int | None = None
     """over all passes"""
@@ -180,7 +180,7 @@ def _training(
 
 @dataclass(frozen=True)
 class _Trained:
-    """What an optimizer moves."""
+    """Parameters that an optimizer updates."""
 
     parameters: int
     added: int = 0
@@ -229,7 +229,7 @@ MOST_GPUS = 1024
 
 @dataclass(frozen=True)
 class _Memory:
-    """What a job holds, over all its devices."""
+    """Memory of a job, over all its devices."""
 
     process: str
     """key of PROCESS_BYTES"""
@@ -291,7 +291,7 @@ NO_GPU = {"fetch": (2000, 240), "tokenize": (4000, 240)}
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a job of a workload manager asks for."""
+    """Resources that a job requests from a workload manager."""
 
     gpus_per_node: int
     nodes: int

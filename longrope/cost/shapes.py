@@ -1,4 +1,4 @@
-"""What a decoder of a given shape costs: parameters, FLOPs, bytes. Pure arithmetic; see docs/cost.md.
+"""Parameters, FLOPs and bytes of a decoder of a given shape. Pure arithmetic; see docs/cost.md.
 
 Letters: T tokens, H hidden size, Q and K widths of all queries and of all keys, I width of the gated MLP, V
 vocabulary, L layers. A multiplication with its addition is 2 FLOPs.

@@ -41,7 +41,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Row:
-    """What a file holds at one place, before it is checked."""
+    """Content of one row of a file, before it is checked."""
 
     name: str
     where: str

@@ -34,7 +34,7 @@ _HEADER_LIMIT = 100_000_000
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a header says of one tensor."""
+    """Entry of a tensor in a safetensors header."""
 
     dtype: str
     shape: tuple[int, ...]

@@ -20,7 +20,7 @@ OVERLAP_CHARACTERS = 2_000
 
 
 class Encoder(Protocol):
-    """What a `tokenizers.Tokenizer` offers."""
+    """Protocol of a `tokenizers.Tokenizer`."""
 
     def encode_batch(
         self, input: Sequence[Any], is_pretokenized: bool = False, add_special_tokens: bool = True

@@ -1,4 +1,4 @@
-"""What stages and tasks that score a model share: where its files lie, what its scores depend on."""
+"""Locate a model and open its score memory, for stages and tasks that score it."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What is evaluated: a model, and which factors it gets at which length."""
+"""Model under evaluation, with the factors it gets at each length."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What each node of a plan cost, beside what it was estimated to cost; imports no torch."""
+"""Measured cost of each node of a plan beside its estimate; imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path

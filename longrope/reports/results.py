@@ -10,7 +10,7 @@ from longrope.errors import UserError, refusals_explained
 
 
 class PlanNode(TypedDict):
-    """What a report needs of a node in the plan file."""
+    """Fields of a node in the plan file that reports read."""
 
     kind: str
     label: str
@@ -21,7 +21,7 @@ class PlanNode(TypedDict):
 
 
 class StandIns(TypedDict):
-    """What the model and the corpora really are, where they are not what their names say."""
+    """Descriptions of the model and the corpora that stand in for others."""
 
     model: str | None
     corpora: dict[str, str | None]

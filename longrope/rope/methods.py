@@ -18,7 +18,7 @@ Factors = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """What a model's rotary embedding is made of."""
+    """Geometry of a model's rotary embedding."""
 
     num_pairs: int
     """P: rotary dimension / 2"""

@@ -9,7 +9,7 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What the caller says of a file; used where the file does not say it itself."""
+    """Facts that the caller states about a file, used where the file omits them."""
 
     original_length: int | None = None
     target_length: int | None = None

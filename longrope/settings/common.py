@@ -1,4 +1,4 @@
-"""What all settings share: types with units, marks for digests, and the base that refuses unknown keys."""
+"""Base of all settings: types with units, marks for digests, refusal of unknown keys."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

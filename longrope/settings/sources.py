@@ -11,7 +11,7 @@ RopeScaling = Literal["refuse", "drop"]
 
 
 class ModelShape(Settings):
-    """What a model costs, where its config.json is not at hand; keys are those of transformers."""
+    """Shape of a model whose config.json is not at hand; keys are those of transformers."""
 
     num_hidden_layers: Count = Field(description="decoder layers")
     hidden_size: Count = Field(description="width of the residual stream")

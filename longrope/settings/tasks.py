@@ -238,7 +238,7 @@ Task = Annotated[PerplexityTask | PasskeySettings | BenchmarkSettings, Field(dis
 
 
 class EvaluateSettings(Settings):
-    """What is measured on the base and on the extended model."""
+    """Tasks that measure the base and the extended model."""
 
     untuned_lengths: list[Tokens] = Field(
         [],

@@ -177,7 +177,7 @@ class LoraSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """What is trained how, whatever the documents."""
+    """Recipe of a training, apart from its documents."""
 
     num_steps: int = Field(gt=0, description="optimizer steps")
     text_length: Tokens | None = Field(

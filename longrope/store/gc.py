@@ -1,4 +1,4 @@
-"""What nothing needs any more in a store, and its deletion: the only place that deletes results.
+"""Garbage collection of a store: the only place that deletes results.
 
 A directory is first renamed into `.trash`, under the claim of its node, and deleted there: a kill at any
 moment leaves a whole node or something in the trash, and no running job loses what it writes. Names
@@ -32,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Live:
-    """What must stay."""
+    """Nodes, plans and memories that must stay."""
 
     keys: frozenset[str]
     """nodes, by their directories inside the store"""
@@ -58,7 +58,7 @@ class Live:
 
 @dataclass(frozen=True)
 class Dead:
-    """What nothing needs."""
+    """Paths that nothing needs."""
 
     nodes: Mapping[str, list[Path]]
     """by key: finished and half-finished directories and left-over claims"""

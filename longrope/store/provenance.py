@@ -1,4 +1,4 @@
-"""What a manifest says besides the node: versions, commit, machine, peak memory."""
+"""Facts of a manifest besides the node: versions, commit, machine, peak memory."""
 
 import importlib.metadata
 import os

@@ -1,4 +1,4 @@
-"""What a training shows while it runs: lines in its work folder, and curves for TensorBoard.
+"""Records of a running training: lines in its work folder, and curves for TensorBoard.
 
 The first process appends to `_log.jsonl`, `_measured.jsonl` and `_watched.jsonl`, whose underscore keeps them
 out of the node: they are the beginnings of the files that the stage writes at the end. A resumed training

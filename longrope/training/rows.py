@@ -25,7 +25,7 @@ from longrope.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """What the training rows are."""
+    """Specification of the training rows."""
 
     text_length: int
     """tokens per row"""

@@ -50,7 +50,7 @@ DEFAULT = ParallelSettings.model_validate({})
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves behind, besides the model."""
+    """Result of a training, besides the model."""
 
     log: list[dict[str, Any]]
     """loss, learning rate and gradient norm of every step"""

@@ -1,4 +1,4 @@
-"""What every search algorithm is: ask for candidates, take their losses, name the best. It sees no model.
+"""Ask/tell interface of the search algorithms, which never see the model.
 
 A candidate names the documents it wants to be scored on, so that an algorithm may score few documents at
 first. Deterministic for a seed and the losses told.
@@ -26,7 +26,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Loss:
-    """What a candidate came to on one document."""
+    """Loss of a candidate on one document."""
 
     value: float
     """nats per predicted token; inf if it is not finite"""

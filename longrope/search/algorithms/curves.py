@@ -90,7 +90,7 @@ class Knots:
 
     @property
     def basis(self) -> Vector:
-        """What each knot adds to each pair, shape (P, K); rows sum to 1."""
+        """Weight of each knot at each pair, shape (P, K); rows sum to 1."""
         places = np.linspace(0, self.num_knots - 1, len(self.start))
         return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(self.num_knots)[None, :]))
 

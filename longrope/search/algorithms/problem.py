@@ -1,4 +1,4 @@
-"""What a search moves in: factors within bounds, on top of those that a model already has."""
+"""The problem of a search: factors within bounds, on top of those that a model already has."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ CLOSED_FORM_SEEDS = ("linear", "ntk", "yarn")
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is searched: a space of factors on top of those a model already has."""
+    """A space of factors, on top of those that a model already has."""
 
     space: Space
     geometry: Geometry

@@ -38,7 +38,7 @@ WORST = 1e6
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What CMA-ES may spend on one curve."""
+    """Budget of CMA-ES on one curve."""
 
     generation_size: int
     """individuals per generation"""

@@ -55,7 +55,7 @@ class AttentionGrid:
 
     @property
     def unit(self) -> float:
-        """What a curve's variable of 1 adds to an attention scale: a quarter of the range."""
+        """Change of the attention scale for a curve's variable of 1: a quarter of the range."""
         return (self.high - self.low) / 4
 
 

@@ -1,4 +1,4 @@
-"""What a search computes by the piece: the score of one text under some factors, wherever it is run.
+"""Units of a search: the score of one text under some factors, wherever it is computed.
 
 A unit says all that its score depends on but the model, so that any worker may score it, and another one
 if that worker is lost.
@@ -48,7 +48,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Score:
-    """What a unit came to. Sums, because the score memory holds sums."""
+    """Score of a unit. Sums, because the score memory holds sums."""
 
     nll: float
     """nats, summed over the tokens that count; may be NaN or infinite"""
