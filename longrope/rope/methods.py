@@ -1,12 +1,13 @@
 """Closed-form methods: each reduces to one factor per rotary pair.
 
-To add one, write a function with the signature of `RopeMethod` and its name in METHODS.
+To add one, write a function from geometry and scale to factors, and its row in METHODS.
 Nothing here knows torch; P is the number of rotary pairs (rotary dimension / 2).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,25 @@ def critical_pair(geometry: Geometry) -> int:
     return min(max(pair, 0), geometry.num_pairs)
 
 
-RopeMethod = Callable[[Geometry, float], Factors]
+def unit_attention_scale(scale: float) -> float:
+    """Return 1, whatever the scale."""
+    del scale
+    return 1.0
+
+
+@dataclass(frozen=True)
+class RopeMethod:
+    """A closed form: factors and an attention scale from the scale, target over original length."""
+
+    factors: Callable[[Geometry, float], Factors]
+    """geometry, scale -> shape (P,)"""
+    label: str
+    """name in legends"""
+    attention_scale: Callable[[float], float] = unit_attention_scale
+
+    def __call__(self, geometry: Geometry, scale: float) -> Factors:
+        """Return the factors at a scale, shape (P,)."""
+        return self.factors(geometry, scale)
 
 
 def none(geometry: Geometry, scale: float) -> Factors:
@@ -108,6 +127,17 @@ def yarn(
     return 1.0 / (ramp / scale + (1.0 - ramp))
 
 
+def ramp(geometry: Geometry, scale: float, *, fast: float, slow: float) -> Factors:
+    """Return factors whose logarithm rises linearly in ln(turns): 1 above `fast` turns, `scale` below `slow`.
+
+    Turns are full turns of a pair inside the original length. Unlike YaRN's, the ramp is of factors, not of
+    frequencies, and its ends are not rounded to whole pairs.
+    """
+    turns = geometry.original_length / geometry.periods
+    place = np.log(fast / turns) / math.log(fast / slow)
+    return np.asarray(scale ** np.clip(place, 0.0, 1.0))
+
+
 def yarn_attention_scale(scale: float) -> float:
     """Return 0.1 ln(scale) + 1, or 1 without extension (Peng et al. 2023, section 3.3)."""
     return 0.1 * math.log(scale) + 1.0 if scale > 1 else 1.0
@@ -140,7 +170,7 @@ def closed_form(name: str, geometry: Geometry, target_length: int) -> RopeFactor
     scale = max(1.0, target_length / geometry.original_length)
     return RopeFactors(
         factors=tuple(METHODS[name](geometry, scale).tolist()),
-        attention_scale=yarn_attention_scale(scale) if name == "yarn" else 1.0,
+        attention_scale=METHODS[name].attention_scale(scale),
         original_length=geometry.original_length,
         target_length=target_length,
         rope_theta=geometry.rope_theta,
@@ -150,9 +180,12 @@ def closed_form(name: str, geometry: Geometry, target_length: int) -> RopeFactor
 
 
 METHODS: dict[str, RopeMethod] = {
-    "none": none,
-    "linear": linear,
-    "ntk": ntk,
-    "dynamic_ntk": dynamic_ntk,
-    "yarn": yarn,
+    "none": RopeMethod(none, "no scaling"),
+    "linear": RopeMethod(linear, "linear (PI)"),
+    "ntk": RopeMethod(ntk, "NTK-aware"),
+    "dynamic_ntk": RopeMethod(dynamic_ntk, "dynamic NTK"),
+    "yarn": RopeMethod(yarn, "YaRN", yarn_attention_scale),
+    # where the search `auto` starts: the pairs that turn about once, and nearly all
+    "narrow_ramp": RopeMethod(partial(ramp, fast=1.4, slow=0.7), "narrow ramp"),
+    "wide_ramp": RopeMethod(partial(ramp, fast=64.0, slow=2.0), "wide ramp"),
 }

@@ -4,16 +4,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
+
+from longrope.rope.methods import METHODS
 
 Tokens = Annotated[int, Field(gt=0, json_schema_extra={"unit": "tokens"})]
 Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Revision = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 Dtype = Literal["float32", "bfloat16"]
-Method = Literal["none", "linear", "ntk", "dynamic_ntk", "yarn", "longrope"]
 AttentionScale = Literal["yarn", "su"] | Annotated[float, Field(gt=0)]
+
+
+def _known_method(name: str) -> str:
+    if name not in METHOD_NAMES:
+        raise ValueError(f"method {name!r} is not known; choose among {', '.join(METHOD_NAMES)}")
+    return name
+
+
+METHOD_NAMES = (*METHODS, "longrope")
+Method = Annotated[
+    str, AfterValidator(_known_method), WithJsonSchema({"type": "string", "enum": [*METHOD_NAMES]})
+]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import re
 import shlex
 import tomllib
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -12,8 +12,6 @@ from packaging.utils import canonicalize_name
 from repository import ROOT
 
 import longrope
-from longrope.rope.methods import METHODS
-from longrope.settings.common import Method
 from longrope.settings.tasks import EvaluateSettings
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -180,10 +178,6 @@ def test_every_file_of_the_project_that_a_document_names_exists(document):
     folders = "config|docs|longrope|requirements|resources|rules|tests|workflow"
     named = set(re.findall(rf"`((?:{folders})/[\w./-]*[\w/])`", text))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
-
-
-def test_the_methods_a_configuration_may_name_are_the_closed_forms_and_the_search():
-    assert set(get_args(Method)) == {*METHODS, "longrope"}
 
 
 def test_every_task_has_a_module_and_settings():

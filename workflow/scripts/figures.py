@@ -1,12 +1,13 @@
 """What all figures share: colours, labels, sizes, and files whose bytes do not depend on the day.
 
-A new method needs its row in LABELS, COLOURS and MARKERS; a test compares them with METHODS.
+Methods have their colours and markers by their order in METHODS.
 """
 
 import math
 import os
 import textwrap
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
@@ -22,35 +23,16 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from longrope.rope.methods import METHODS
 from longrope.store.atomic import written_whole
 from longrope.reports.ticks import log_ticks, minor_log_ticks, tick_label
 
-LABELS = {
-    "none": "no scaling",
-    "linear": "linear (PI)",
-    "ntk": "NTK-aware",
-    "dynamic_ntk": "dynamic NTK",
-    "yarn": "YaRN",
-    "longrope": "LongRoPE",
-}
-# Okabe and Ito's palette, told apart by readers with any colour vision; markers differ too.
-COLOURS = {
-    "none": "#000000",
-    "linear": "#E69F00",
-    "ntk": "#56B4E9",
-    "dynamic_ntk": "#009E73",
-    "yarn": "#CC79A7",
-    "longrope": "#0072B2",
-}
+LABELS = {name: method.label for name, method in METHODS.items()} | {"longrope": "LongRoPE"}
+# Okabe and Ito's palette, told apart with any colour vision, then grey and brown; markers differ too.
+PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#999999", "#8B4513")
+COLOURS = dict(zip(METHODS, cycle(PALETTE), strict=False)) | {"longrope": "#0072B2"}
 TUNED_COLOUR = "#D55E00"
-MARKERS = {
-    "none": "o",
-    "linear": "s",
-    "ntk": "^",
-    "dynamic_ntk": "v",
-    "yarn": "D",
-    "longrope": "P",
-}
+MARKERS = dict(zip(METHODS, cycle("os^vDX<"), strict=False)) | {"longrope": "P"}
 TUNED_MARKER = "*"
 MARKS = "osD^vP*X"
 """Of the algorithms of a study, in the order of their names."""

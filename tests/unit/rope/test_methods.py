@@ -12,6 +12,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from longrope.rope import methods
 from longrope.rope.methods import METHODS, Factors, Geometry, closed_form
+from longrope.search.algorithms.curves import Ramp, log_turns, ramp_point
 
 GEOMETRY = Geometry(num_pairs=16, rope_theta=10000.0, original_length=256)
 
@@ -194,6 +195,32 @@ def test_a_closed_form_says_what_it_is_for(name: str) -> None:
 def test_only_yarn_scales_attention() -> None:
     scaled = {name for name in METHODS if closed_form(name, GEOMETRY, 1024).attention_scale != 1.0}
     assert scaled == {"yarn"}
+
+
+@pytest.mark.parametrize(
+    ("name", "fast", "slow"), [("narrow_ramp", 1.4, 0.7), ("wide_ramp", 64.0, 2.0)]
+)
+@given(geometry=geometries, scale=scales)
+def test_a_ramp_is_the_curve_that_the_search_starts_from(
+    name: str, fast: float, slow: float, geometry: Geometry, scale: float
+) -> None:
+    turns = log_turns(geometry, np.ones(geometry.num_pairs), geometry.original_length)
+    start = Ramp(turns, scale).log_factors(ramp_point(fast, slow))
+    np.testing.assert_allclose(METHODS[name](geometry, scale), np.exp(start), rtol=1e-9)
+
+
+def test_a_narrow_ramp_scales_the_pairs_that_turn_less_than_once_fully() -> None:
+    # 256 tokens are 40.7, 4.07, 0.41 and 0.04 turns; from 64 to 2 the first is at ln(64 / 40.7) / ln(32)
+    geometry = Geometry(num_pairs=4, rope_theta=10_000.0, original_length=256)
+    assert METHODS["narrow_ramp"](geometry, 4.0).tolist() == pytest.approx([1.0, 1.0, 4.0, 4.0])
+    wide = METHODS["wide_ramp"](geometry, 4.0).tolist()
+    expected = [
+        4 ** (np.log(64 / 40.744) / np.log(32)),
+        4 ** (np.log(64 / 4.0744) / np.log(32)),
+        4,
+        4,
+    ]
+    assert wide == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_unknown_method_is_refused() -> None:
