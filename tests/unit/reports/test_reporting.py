@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from docutils.core import publish_parts
+from node_settings import node_settings
 from repository import ROOT
 from results_folder import (
     BOOKS,
@@ -184,14 +185,9 @@ def test_cost_counts_the_tokens_of_searches_and_perplexities_only(results):
     assert pd.isna(counted["tokenize"])
 
 
-SEARCH = {
-    "algorithm": "evolution",
-    "population_size": 8,
-    "num_mutations": 3,
-    "num_crossovers": 3,
-    "num_iterations": 3,
-}
-SEARCH |= {"num_documents": 2, "target_length": 1000, "dtype": "float32"}
+EVOLUTION = {"name": "evolution", "population_size": 8, "num_mutations": 3}
+EVOLUTION |= {"num_crossovers": 3, "num_iterations": 3}
+SEARCH = {"algorithm": EVOLUTION, "num_documents": 2, "target_length": 1000, "dtype": "float32"}
 TOY = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 1}
 TOY |= {"intermediate_size": 64, "vocab_size": 100}
 
@@ -201,7 +197,12 @@ def costed(results):
     """Two searches and what they read, in a plan that tells machine and shape."""
     results.nodes = {}
     for label in ("one", "two"):
-        results.add("search", label, SEARCH, **{"history.jsonl": history(1)})
+        results.add(
+            "search",
+            label,
+            node_settings("search", SEARCH).identity(),
+            **{"history.jsonl": history(1)},
+        )
     results.add("tokenize", "tokens", {})
     results.save_plan()
     plan = results.plan | {"hardware": "cpu", "shape": TOY}
