@@ -219,7 +219,8 @@ def torchrun(
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())} | environment,
-        timeout=120,
+        # for what hangs: on a busy machine fifteen trainings took longer than two minutes
+        timeout=600,
     )
 
 
