@@ -10,6 +10,7 @@ from longrope.errors import UserError
 from longrope.plan.history import code_name, only_code
 from longrope.plan.nodes import KINDS, Plan
 from longrope.plan.status import survey
+from longrope.settings.search import MODULES
 from longrope.store import accepted
 from longrope.store.code import PACKAGE, CodeIndex
 
@@ -32,12 +33,25 @@ def known_code() -> dict[str, list[str]]:
 
     `scoring` is the code of no node but of remembered scores; their context.json tells its identity.
     """
-    code = {kind: [f"longrope.stages.{kind}"] for kind in KINDS if kind != "evaluate"}
-    code["fetch.benchmark_items"] = ["longrope.stages.fetch", "longrope.data.benchmark_items"]
-    for path in sorted((PACKAGE / "tasks").glob("[a-z]*.py")):
-        modules = ["longrope.stages.evaluate", f"longrope.tasks.{path.stem}"]
-        code[f"evaluate.{path.stem}"] = modules
+    named = {
+        "fetch": ["", "longrope.data.benchmark_items"],
+        "search": (algorithms := [f"longrope.search.algorithms.{name}" for name in MODULES]),
+        "readjust": algorithms,
+        "evaluate": [f"longrope.tasks.{path.stem}" for path in _tasks()],
+    }
+    code = {
+        ".".join(filter(None, [kind, module.rpartition(".")[2]])): [
+            f"longrope.stages.{kind}",
+            *filter(None, [module]),
+        ]
+        for kind in KINDS
+        for module in named.get(kind, [""])
+    }
     return code | {"scoring": SCORING}
+
+
+def _tasks() -> list[Path]:
+    return sorted((PACKAGE / "tasks").glob("[a-z]*.py"))
 
 
 def _accept(options: argparse.Namespace) -> None:

@@ -135,6 +135,8 @@ def with_algorithm(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _ALGORITHMS: tuple[type[AlgorithmSettings], ...] = get_args(get_args(Algorithm)[0])
+MODULES = sorted({member.module for member in _ALGORITHMS})
+"""modules of `longrope.search.algorithms` that settings can name"""
 _MOVED = EvolutionSettings.model_fields.keys() - {"name"}
 
 

@@ -3,6 +3,7 @@
 import json
 
 import parallel_runs
+from node_settings import node_settings
 from small_trainings import write_tokens
 from tiny_models import build
 
@@ -36,7 +37,7 @@ def write_store(folder, store):
     own |= {"bos": "always"}
     node = {
         "kind": "finetune",
-        "settings": parallel_runs.SETTINGS | own,
+        "settings": node_settings("finetune", parallel_runs.SETTINGS | own).identity(),
         "runtime": {"micro_batch_size": 1, "parallel": {"zero_stage": 2, "sequence_parallel": 1}},
         "inputs": {"factors": "search/f-0", "tokens": "tokenize/t-0"},
         "raw": {"model": raw, "tokenizer": raw},

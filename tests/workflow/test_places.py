@@ -17,6 +17,7 @@ from workflow_runs import ROOT, change, clone, environment, longrope, plan_file,
 
 from longrope.plan.nodes import Node, Plan
 from longrope.reports import places
+from longrope.settings.nodes import TokenizeNode
 
 HARDWARE = ROOT / "config" / "hardware.yaml"
 
@@ -55,7 +56,7 @@ def state(folder):
 
 @pytest.fixture
 def plan():
-    return Plan("small", {"tokenize/a": Node("tokenize", "a", {})})
+    return Plan("small", {"tokenize/a": Node("tokenize", "a", TokenizeNode())})
 
 
 def edit(path, old, new):

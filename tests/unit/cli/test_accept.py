@@ -69,9 +69,9 @@ def test_after_accept_nothing_is_stale_and_the_printed_command_does_it(package):
     assert "      code changed: longrope.stages.search" in lines
     done = longrope(package, *hint.split())
     assert (done.returncode, done.stderr) == (0, "")
-    old, computed = old_code("search"), CodeIndex(package).computed(known_code()["search"])
+    old, computed = old_code("search"), CodeIndex(package).computed(known_code()["search.auto"])
     assert done.stdout == (
-        f"search: the code {computed} now stands for {old}\n"
+        f"search.auto: the code {computed} now stands for {old}\n"
         f"review and commit {package / 'accepted.json'}\n"
     )
     assert last_line(package) == "4 of 4 nodes done, 0 stale, 0 missing"
@@ -83,25 +83,25 @@ def test_a_job_takes_accepted_code_for_what_it_was_planned_for(package):
     (node,) = planned().of("search")
     command = ["run", node.key, "--plan", "plan.json"]
     assert "changed since it was planned" in longrope(package, *command).stderr
-    longrope(package, "accept", "search", node.code)
+    longrope(package, "accept", "search.auto", node.code)
     done = longrope(package, *command)
     assert (done.returncode, done.stderr) == (0, "")
     assert "verified, not computed again" in done.stdout
 
 
 def test_all_accepts_every_kind_that_one_change_touched(package):
-    change(package, "factors", "scoring")
+    change(package, "rope/factors", "models/scoring")
     assert last_line(package) == "2 of 4 nodes done, 2 stale, 0 missing"
     done = longrope(package, "accept", "--all", "config.yaml")
     assert (done.returncode, done.stderr) == (0, "")
     names = [line.partition(":")[0] for line in done.stdout.splitlines()[:-1]]
-    assert names == ["search", "evaluate.perplexity"]
+    assert names == ["search.auto", "evaluate.perplexity"]
     assert last_line(package) == "4 of 4 nodes done, 0 stale, 0 missing"
 
 
 def test_the_code_of_scoring_is_accepted_alone(package):
     before = CodeIndex(package).identity(SCORING)
-    change(package, "scoring")
+    change(package, "models/scoring")
     done = longrope(package, "accept", "scoring", before)
     assert (done.returncode, done.stderr) == (0, "")
     assert CodeIndex(package).identity(SCORING) == before
@@ -109,7 +109,7 @@ def test_the_code_of_scoring_is_accepted_alone(package):
 
 
 def test_all_goes_on_to_nodes_that_were_stale_by_what_they_read(package):
-    change(package, "corpora")
+    change(package, "data/token_store")
     assert last_line(package) == "0 of 4 nodes done, 4 stale, 0 missing"
     assert longrope(package, "accept", "--all", "config.yaml").returncode == 0
     assert last_line(package) == "4 of 4 nodes done, 0 stale, 0 missing"
@@ -127,22 +127,31 @@ def test_all_accepts_no_node_that_differs_otherwise_too(package):
 def test_code_accepted_twice_stands_for_the_first(package):
     first = old_code("search")
     for _ in range(2):
-        before = CodeIndex(package).computed(known_code()["search"])
+        before = CodeIndex(package).computed(known_code()["search.auto"])
         change(package, "stages/search")
-        assert longrope(package, "accept", "search", before).returncode == 0
-        assert CodeIndex(package).identity(known_code()["search"]) == first
+        assert longrope(package, "accept", "search.auto", before).returncode == 0
+        assert CodeIndex(package).identity(known_code()["search.auto"]) == first
     assert last_line(package) == "4 of 4 nodes done, 0 stale, 0 missing"
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["serach", "0" * 16], "accept knows no code of 'serach': did you mean search?"),
+        (
+            ["serach.auto", "0" * 16],
+            "accept knows no code of 'serach.auto': did you mean search.auto?",
+        ),
         (["evaluate.paskey", "0" * 16], "did you mean evaluate.passkey?"),
-        (["x", "0" * 16], "accept knows no code of 'x': it is one of fetch, tokenize, search"),
-        (["search", "0" * 15], f"16 hexadecimal digits, got '{'0' * 15}'."),
-        (["search", "G" * 16], f"16 hexadecimal digits, got '{'G' * 16}'."),
-        (["search", "NOW"], "the code of search already is NOW: there is nothing to accept."),
+        (
+            ["x", "0" * 16],
+            "accept knows no code of 'x': it is one of fetch, fetch.benchmark_items, tok",
+        ),
+        (["search.auto", "0" * 15], f"16 hexadecimal digits, got '{'0' * 15}'."),
+        (["search.auto", "G" * 16], f"16 hexadecimal digits, got '{'G' * 16}'."),
+        (
+            ["search.auto", "NOW"],
+            "the code of search.auto already is NOW: there is nothing to accept.",
+        ),
         ([], "accept needs a KIND and an OLD code identity, or --all CONFIG."),
         (["search"], "accept needs a KIND and an OLD"),
         (["search", "0" * 16, "--all", "config.yaml"], "accept needs a KIND and an OLD"),
@@ -151,7 +160,7 @@ def test_code_accepted_twice_stands_for_the_first(package):
     ],
 )
 def test_a_mistake_is_refused_in_one_sentence_and_nothing_is_written(package, arguments, reason):
-    now = CodeIndex(package).identity(known_code()["search"])
+    now = CodeIndex(package).identity(known_code()["search.auto"])
     done = longrope(package, "accept", *(a.replace("NOW", now) for a in arguments))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("longrope: error: ")
@@ -162,7 +171,7 @@ def test_a_mistake_is_refused_in_one_sentence_and_nothing_is_written(package, ar
 
 def test_a_broken_file_of_accepted_code_is_named_by_every_verb(package):
     (package / "accepted.json").write_text("{")
-    for arguments in (["plan", "config.yaml"], ["accept", "search", "0" * 16]):
+    for arguments in (["plan", "config.yaml"], ["accept", "search.auto", "0" * 16]):
         done = longrope(package, *arguments)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1

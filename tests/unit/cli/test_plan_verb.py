@@ -8,6 +8,7 @@ from pathlib import Path
 import command_line
 import pytest
 from command_line import STORE, call, edit, finish, planned
+from node_settings import node_settings
 
 from longrope.cli import common, listing
 from longrope.cli.listing import list_nodes, list_origins, size_text
@@ -81,8 +82,8 @@ def test_a_stale_node_says_what_changed_and_the_state_of_what_it_reads(capsys):
     lines = [line.strip() for line in printed(capsys)]
     search = next(i for i, line in enumerate(lines) if "search/" in line)
     assert lines[search + 1 : search + 4] == [
-        "setting num_parents: 32 -> 6",
-        "setting population_size: 64 -> 12",
+        "setting search.algorithm.num_parents: 32 -> 6",
+        "setting search.algorithm.population_size: 64 -> 12",
         "input tokens: tokenize/tiny-own-train is another one (1, stale)",
     ]
     assert "file own.txt (documents) has other contents" in lines
@@ -98,7 +99,7 @@ def test_a_stale_node_is_compared_with_the_newest_finished_one(capsys):
         # the second is the newest
         os.utime(manifest, ((number % 3) * 100,) * 2)
     edit("population_size: 20", "population_size: 40")
-    assert "setting population_size: 12 -> 40" in "\n".join(printed(capsys))
+    assert "setting search.algorithm.population_size: 12 -> 40" in "\n".join(printed(capsys))
 
 
 def test_changed_code_is_named_with_the_command_that_accepts_it(capsys, monkeypatch):
@@ -164,10 +165,11 @@ def test_nodes_made_as_they_would_be_now_are_not_mentioned():
 
 def large(num_nodes: int) -> Plan:
     """Return a plan of a chain of searches."""
+    settings = node_settings("search", {})
     nodes: dict[str, Node] = {}
     last: dict[str, Node] = {}
     for number in range(num_nodes):
-        node = Node("search", f"tiny-{number}", {"number": number}, last)
+        node = Node("search", f"tiny-{number}", settings.model_copy(update={"seed": number}), last)
         last = {"model": node} if number % 50 else {}
         nodes[node.label] = node
     return Plan("large", nodes)

@@ -6,6 +6,7 @@ from tiny_models import build
 
 from longrope.cost.estimate import CUDA_BYTES, estimate
 from longrope.cost.shapes import Shape
+from longrope.settings.training import LoraSettings
 from longrope.training.lora import add_adapters
 
 LORA = {"rank": 8, "alpha": 16.0, "norms_and_embeddings": True}
@@ -28,7 +29,7 @@ def gpu_bytes(settings, **parallel):
 def test_trained_parameters_are_those_that_peft_lets_be_trained(whole):
     model = build("llama")
     shape = shape_of(model.config.to_dict())
-    add_adapters(model, LORA | {"rank": 3, "norms_and_embeddings": whole}, seed=0)
+    add_adapters(model, LoraSettings(rank=3, norms_and_embeddings=whole), seed=0)
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
     assert trained == shape.adapter_parameters(3) + whole * shape.norm_and_embedding_parameters
 

@@ -13,6 +13,7 @@ import torch
 from cost_cases import FINETUNE, LLAMA, LLAMA2, ROOT, K, machine, planned, shape_of
 from hypothesis import given
 from hypothesis import strategies as st
+from repository import HELPERS
 from searches import PROBLEM, SMALL, FakeObjective, away_from_four, make
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
@@ -27,6 +28,9 @@ from longrope.plan import build as plan
 from longrope.rope.methods import closed_form
 from longrope.search.driver import search
 from longrope.settings import loading as configuration
+from longrope.settings.nodes import NodeRuntime
+from longrope.settings.tasks import BENCHMARK_PROMPTS
+from longrope.settings.training import ParallelSettings
 from longrope.tasks import benchmarks
 
 TINY = ROOT / "resources/tiny-llama"
@@ -146,7 +150,8 @@ def test_the_estimate_of_a_search_is_what_its_driver_counts(name, known, tmp_pat
 
 
 def test_a_readjustment_searches_every_length_and_tries_the_attention_scales():
-    settings = SEARCH | {"lengths": [4096, 8192], "num_attention_scales": 5}
+    settings = {key: value for key, value in SEARCH.items() if key != "target_length"}
+    settings |= {"lengths": [4096, 8192], "num_attention_scales": 5}
     found = estimate(planned("readjust", settings), LLAMA, machine("a100-80"))
     assert found.tokens == (64 + 40 * 32 + 1 + 4) * 5 * (4096 + 8192)
 
@@ -309,8 +314,7 @@ def test_fetching_and_tokenizing_cost_nothing_that_is_known():
 
 def test_constants_of_modules_with_torch_are_the_same_here():
     assert HEAD_ROWS == scoring.HEAD_ROWS
-    assert cost.BENCHMARK_BATCH == benchmarks.BATCH_SIZE
-    assert cost.BENCHMARK_PROMPTS.keys() == benchmarks.TASKS.keys()
+    assert BENCHMARK_PROMPTS.keys() == benchmarks.TASKS.keys()
 
 
 def test_the_cost_model_imports_no_torch():
@@ -434,7 +438,7 @@ def measure(what: str, length: int, size: int, dtype: str) -> tuple[int, int]:
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, what, str(length), str(size), dtype],
         cwd=ROOT,
-        env=os.environ | QUIET,
+        env=os.environ | QUIET | {"PYTHONPATH": f"{HELPERS}:{ROOT}"},
         capture_output=True,
         text=True,
     )
@@ -582,15 +586,16 @@ def test_a_job_over_several_nodes_asks_for_whole_ones():
 
 def test_a_training_that_no_gpus_hold_asks_for_nothing_and_says_what_to_set():
     job = planned("finetune", FINETUNE | {"batch_size": 1})
-    eight = replace(job, runtime=job.runtime | {"parallel": {"sequence_parallel": 8}})
+    shared = ParallelSettings(sequence_parallel=8)
+    eight = replace(job, runtime=NodeRuntime(parallel=shared))
     assert estimate(eight, LLAMA, machine("a100-40")).gpus == 8
     with pytest.raises(
         UserError, match=r"of 40 GB .* 131072 tokens .* set finetune\.parallel\.tile"
     ):
         requirements(eight, LLAMA, machine("a100-40"))
-    tiled = eight.runtime["parallel"] | {"tile_length": 2048, "offload_activations": True}
+    tiled = shared.model_copy(update={"tile_length": 2048, "offload_activations": True})
     asked = requirements(
-        replace(job, runtime=job.runtime | {"parallel": tiled}), LLAMA, machine("a100-40")
+        replace(job, runtime=NodeRuntime(parallel=tiled)), LLAMA, machine("a100-40")
     )
     assert (asked.gpus_per_node, asked.nodes) == (8, 1)
 
@@ -633,7 +638,7 @@ def test_every_node_of_a_shipped_configuration_has_its_cost(name):
 
 def test_chunks_and_rows_at_once_change_memory_and_no_flops():
     job = planned("finetune", FINETUNE | {"text_length": 1024})
-    larger = replace(job, runtime=job.runtime | {"micro_batch_size": 8})
+    larger = replace(job, runtime=NodeRuntime(micro_batch_size=8))
     one, other = (estimate(j, LLAMA, machine("cpu")) for j in (job, larger))
     assert one.flops == other.flops
     assert one.host_bytes < other.host_bytes

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from repository import ROOT
+from repository import HELPERS, ROOT
 from tokenizer_kinds import KINDS, mistral
 from tokenizers import Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
@@ -109,7 +109,7 @@ def test_a_corpus_says_whether_special_tokens_in_its_texts_are_text(
 
 @pytest.mark.parametrize("text", ["classic", "of a document"])
 def test_an_answer_has_the_tokens_that_running_text_has(tokenizer, text):
-    prose = (ROOT / "tests" / "prose.txt").read_text()
+    prose = (HELPERS / "prose.txt").read_text()
     for key, length in ((48213, 700), (10000, 933), (99999, 1200)):
         filler = classic_filler(tokenizer, length)
         if text != "classic":

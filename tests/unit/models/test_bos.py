@@ -144,7 +144,7 @@ PERPLEXITY = {
     **{"skip_tokens": 3, "stride": 100},
 }
 PASSKEY = {"task": "passkey", "lengths": [400], "num_depths": 2, "num_trials": 1, "seed": 0}
-LENGTHS = {"target_length": 512, "source_length": 64}
+LENGTHS = {"target_length": 512, "source_length": 64, "num_held_out": 2}
 STAGES = {
     "search": (search, SEARCH | LENGTHS),
     "needles": (search, SEARCH | LENGTHS | {"objective": "needle"}),

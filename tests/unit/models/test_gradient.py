@@ -13,7 +13,6 @@ from longrope.models.scoring import token_nlls
 from longrope.rope.factors import RopeFactors
 from longrope.search.algorithms.algorithm import Loss
 from longrope.search.algorithms.gradient import Adam
-from longrope.search.workers.model import ModelWorker
 from longrope.search.workers.recipe import Scorer
 from longrope.search.workers.units import Text, Unit
 
@@ -92,9 +91,9 @@ def test_a_worker_gives_the_derivatives_of_the_pairs_and_then_that_of_the_attent
 ):
     llama.save_pretrained(tmp_path)
     factors = factors_of(llama)
-    scorer = Scorer(tmp_path, "float32", full_attention=False, chunk_length=50)
+    worker = Scorer(tmp_path, "float32", full_attention=False, chunk_length=50).open()
     unit = Unit(factors, Text(TOKENS.numpy(), {"number": 0}, scored_from=30), gradient=True)
-    score = ModelWorker(scorer).score(unit)
+    score = worker.score(unit)
     expected = nll_gradient(llama, TOKENS, factors=factors, first=30)
     assert score.num_tokens == 90
     found = [slope / 90 for slope in (*expected.log_factors, expected.log_attention_scale)]

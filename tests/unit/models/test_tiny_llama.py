@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from repository import ROOT
+from repository import HELPERS, ROOT
 
 from longrope.data.prompts import build_prompt, classic_filler, draw_key
 from longrope.data.tokenizers import load_encoder
@@ -63,7 +63,7 @@ def test_every_digit_is_a_token_and_text_survives_the_tokenizer(tokenizer):
 @pytest.mark.parametrize("filler", ["classic", "prose"])
 def test_it_answers_95_of_100_passkeys_inside_its_window(model, tokenizer, filler):
     # technical prose of our own, unlike the books it was trained on; a copy that never changes
-    prose = (ROOT / "tests" / "prose.txt").read_text()
+    prose = (HELPERS / "prose.txt").read_text()
     generator = np.random.default_rng(7)
     right = 0
     for _ in range(100):

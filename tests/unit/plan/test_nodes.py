@@ -3,18 +3,25 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from node_settings import node_settings
 from repository import ROOT
 
 from longrope.plan import build as plan
 from longrope.plan import nodes
 from longrope.plan.nodes import Node, Plan, Raw
 from longrope.settings import loading as configuration
+from longrope.settings.nodes import NodeRuntime, TokenizeNode
+
+SETTINGS = {
+    "search": node_settings("search", {}),
+    "evaluate": node_settings("evaluate", {"task": "passkey", "lengths": [64]}),
+}
 
 
 def evaluation(name: str, *inputs: Node) -> Node:
     """Return an evaluation of some inputs."""
     sources = {f"input-{index}": node for index, node in enumerate(inputs)}
-    return Node(kind="evaluate", label=name, settings={"name": name}, inputs=sources)
+    return Node(kind="evaluate", label=name, settings=SETTINGS["evaluate"], inputs=sources)
 
 
 def plan_of(evaluations: list[Node], size: int) -> Plan:
@@ -38,20 +45,25 @@ def test_raw_files_and_versions_survive_a_file(tmp_path):
     node = Node(
         kind="tokenize",
         label="own",
-        settings={"column": "text"},
+        settings=TokenizeNode(),
         raw={"documents": Raw("texts", {"a.txt": "0" * 64})},
         versions={"tokenizers": "0.23"},
-        runtime={"chunk_length": 8},
+        runtime=NodeRuntime(chunk_length=8),
     )
     nodes.write_if_changed(Plan("small", {"tokenize/own": node}), tmp_path / "plan.json")
     assert list(nodes.read(tmp_path / "plan.json")) == [node]
 
 
 def test_versions_are_part_of_a_digest_only_if_there_are_any():
-    plain = Node(kind="search", label="a", settings={})
-    assert Node(kind="search", label="a", settings={}, versions={}).digest == plain.digest
+    plain = Node(kind="search", label="a", settings=SETTINGS["search"])
+    assert (
+        Node(kind="search", label="a", settings=SETTINGS["search"], versions={}).digest
+        == plain.digest
+    )
     digests = {
-        Node(kind="search", label="a", settings={}, versions={"torch": version}).digest
+        Node(
+            kind="search", label="a", settings=SETTINGS["search"], versions={"torch": version}
+        ).digest
         for version in ("2.13.0", "2.14.1")
     }
     assert len(digests | {plain.digest}) == 3
@@ -61,8 +73,8 @@ def test_versions_are_part_of_a_digest_only_if_there_are_any():
 
 
 def test_evaluations_of_the_same_inputs_share_jobs_of_the_given_size():
-    tokens = Node(kind="tokenize", label="books", settings={})
-    factors = Node(kind="search", label="longer", settings={})
+    tokens = Node(kind="tokenize", label="books", settings=TokenizeNode())
+    factors = Node(kind="search", label="longer", settings=SETTINGS["search"])
     alike = [evaluation(name, tokens) for name in "abc"]
     other = evaluation("d", tokens, factors)
     batches = plan_of([*alike[:2], other, alike[2]], 2).evaluation_batches()
@@ -71,7 +83,9 @@ def test_evaluations_of_the_same_inputs_share_jobs_of_the_given_size():
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 7))
 def test_every_evaluation_is_in_one_batch_with_others_of_its_inputs(choices, size):
-    sources = [Node(kind="search", label=str(index), settings={}) for index in range(4)]
+    sources = [
+        Node(kind="search", label=str(index), settings=SETTINGS["search"]) for index in range(4)
+    ]
     made = [evaluation(f"e{place}", sources[choice]) for place, choice in enumerate(choices)]
     batches = plan_of(made, size).evaluation_batches()
     assert sorted(node.label for batch in batches for node in batch) == sorted(

@@ -14,9 +14,10 @@ from results_folder import ResultsFolder
 from small_store import PRODUCTS, SECOND, SmallStore, manifest
 
 from longrope.plan import build as planning
-from longrope.reports import lineage, results
+from longrope.reports import lineage
 from longrope.reports import tables as reporting
 from longrope.settings import loading as configuration
+from longrope.store.atomic import write_text
 from longrope.store.files import RawFiles
 
 
@@ -219,9 +220,9 @@ def test_a_reader_of_a_table_that_is_written_again_goes_on_reading_the_old_one(s
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "t.md"
-    results.write_text(path, "old")
+    write_text(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        results.write_text(path, "\ud800")
+        write_text(path, "\ud800")
     assert [item.name for item in tmp_path.iterdir()] == ["t.md"]
     assert path.read_text() == "old"
 

@@ -10,6 +10,7 @@ import pytest
 import search_stage
 from hypothesis import given
 from hypothesis import strategies as st
+from searches import small
 
 from longrope.data.token_store import TokenStore
 from longrope.errors import UserError
@@ -112,8 +113,10 @@ def test_factors_say_how_many_texts_of_how_many_documents_were_scored(
     tmp_path, monkeypatch, algorithm
 ):
     # documents of 300, 200 and 150 tokens have room for 2, 1 and 1 stretches of 128
-    asked = {"algorithm": algorithm, "num_documents": 1000, "num_held_out": 2}
-    monkeypatch.setattr(search_stage, "SETTINGS", search_stage.SETTINGS | asked)
+    asked = {"algorithm": small(algorithm), "num_documents": 1000}
+    many = search_stage.SETTINGS.search.model_copy(update=asked)
+    settings = search_stage.SETTINGS.model_copy(update={"search": many})
+    monkeypatch.setattr(search_stage, "SETTINGS", settings)
     inputs = search_stage.write_inputs(tmp_path)
     factors, history = search_stage.searched(tmp_path / "out", inputs, Workers())
     provenance = json.loads(factors)["provenance"]

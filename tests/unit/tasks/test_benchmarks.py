@@ -499,12 +499,11 @@ def test_an_unreachable_hub_is_refused_in_words(
         raise OSError("no route")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    wanted = {"items": "hub", "tasks": ["mmlu"], "truthfulqa": False}
     with pytest.raises(UserError, match=r"cais/mmlu .* could not be downloaded"):
-        fetch_items(wanted, tmp_path / "out", tmp_path / "cache")
+        fetch_items("hub", ["mmlu"], tmp_path / "out", tmp_path / "cache", truthfulqa=False)
 
 
 def test_an_unknown_task_is_refused_before_any_download(tmp_path: Path) -> None:
-    wanted = {"items": "package", "tasks": ["winogrande"], "truthfulqa": False}
+    places = (tmp_path / "out", tmp_path / "cache")
     with pytest.raises(UserError, match="winogrande is not known; choose among arc_challenge"):
-        fetch_items(wanted, tmp_path / "out", tmp_path / "cache")
+        fetch_items("package", ["winogrande"], *places, truthfulqa=False)

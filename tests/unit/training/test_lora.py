@@ -22,10 +22,11 @@ from longrope.plan import build as plan
 from longrope.rope.factors import RopeFactors
 from longrope.runtime import Input
 from longrope.settings import loading as configuration
+from longrope.settings.training import LoraSettings
 from longrope.training import trainer as training
 from longrope.training.lora import add_adapters, merged, remove_adapters
 
-LORA = {"rank": 4, "alpha": 8.0, "norms_and_embeddings": True}
+LORA = LoraSettings(rank=4, alpha=8.0)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
 
@@ -45,7 +46,7 @@ def test_adapters_change_no_output_and_leave_all_else_frozen(model):
 
 
 def test_without_norms_and_embeddings_only_adapters_are_trained(llama):
-    add_adapters(llama, LORA | {"norms_and_embeddings": False}, seed=0)
+    add_adapters(llama, LoraSettings(rank=4, alpha=8.0, norms_and_embeddings=False), seed=0)
     trained = {name for name, parameter in llama.named_parameters() if parameter.requires_grad}
     assert trained and all("lora_" in name for name in trained)
 
@@ -120,7 +121,7 @@ def test_the_written_model_is_a_plain_one_whose_head_did_not_change(tmp_path):
     factors.save(tmp_path / "factors.json")
     write_tokens(tmp_path / "tokens")
     own = {"text_length": 64, "passkey_fraction": 0.0, "full_attention": False, "bos": "never"}
-    own |= {"lora": LORA}
+    own |= {"lora": LORA.model_dump()}
     places = {"model": base, "tokenizer": base, "factors": tmp_path, "tokens": tmp_path / "tokens"}
     inputs = {role: Input(path, role) for role, path in places.items()}
     (tmp_path / "out").mkdir()
@@ -136,7 +137,7 @@ def test_the_written_model_is_a_plain_one_whose_head_did_not_change(tmp_path):
 # Package and settings -----------------------------------------------------------------------------
 
 
-def test_only_adapters_imports_peft_and_only_when_asked():
+def test_only_the_module_of_adapters_imports_peft_and_only_when_asked():
     folder = Path(longrope.__file__).parent
     found = set()
     for path in folder.rglob("*.py"):
@@ -146,7 +147,7 @@ def test_only_adapters_imports_peft_and_only_when_asked():
                 assert node not in tree.body, f"{path.name} imports peft when it is imported"
                 found.add(path.name)
             assert not (isinstance(node, ast.Import) and "peft" in {a.name for a in node.names})
-    assert found == {"adapters.py"}
+    assert found == {"lora.py"}
 
 
 def test_a_machine_without_peft_is_told_what_to_install(llama, monkeypatch):
@@ -165,6 +166,6 @@ def test_adapters_are_in_the_digest_and_their_absence_is_not(tmp_path):
         (found,) = plan.build(config, tmp_path).of("finetune")
         return found
 
-    assert "lora" not in node().settings
-    assert node(lora={"rank": 4, "alpha": 8}).settings["lora"] == LORA
+    assert "lora" not in node().settings.identity()["training"]
+    assert node(lora={"rank": 4, "alpha": 8}).settings.training.lora == LORA
     assert node(lora={"rank": 4}).digest != node(lora={"rank": 8}).digest

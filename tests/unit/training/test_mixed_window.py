@@ -309,13 +309,13 @@ def test_within_the_window_the_pretrained_embedding_is_taken_where_it_is_as_good
 def test_mixed_windows_are_in_the_digest_and_their_absence_is_not(tmp_path):
     workflow_files.write_experiment(tmp_path)
     (plain,) = workflow_files.planned(tmp_path).of("finetune")
-    assert "mixed_window" not in plain.settings
+    assert "mixed_window" not in plain.settings.identity()["training"]
     assert "short_tokens" not in plain.inputs
     for fraction in (0.3, 0.5):
         (node,) = workflow_files.planned(tmp_path, mixed_window={"short_fraction": fraction}).of(
             "finetune"
         )
-        assert node.settings["mixed_window"] == {"short_fraction": fraction}
+        assert node.settings.identity()["training"]["mixed_window"] == {"short_fraction": fraction}
         assert node.inputs["short_tokens"] is node.inputs["tokens"]
         assert node.digest != plain.digest
 

@@ -262,7 +262,7 @@ def test_of_several_processes_the_first_alone_tells_it(stage, capsys, monkeypatc
     factors = RopeFactors.read(stage.inputs["factors"].path / "factors.json")
     settings = SETTINGS | {"text_length": 32, "passkey_fraction": 0.0, "full_attention": False}
     settings |= {"bos": "always"}
-    finetune._rows(settings, stage.inputs, factors)
+    finetune._rows(node_settings.node_settings("finetune", settings), stage.inputs, factors)
     assert "epochs" not in capsys.readouterr().err
 
 
@@ -281,8 +281,9 @@ def test_packing_is_in_the_digest_and_its_absence_is_not(tmp_path):
     workflow_files.write_experiment(tmp_path)
     (plain,) = workflow_files.planned(tmp_path, pack_documents=False).of("finetune")
     (node,) = workflow_files.planned(tmp_path, pack_documents=True).of("finetune")
-    assert "pack_documents" not in plain.settings
-    assert node.settings == plain.settings | {"pack_documents": True}
+    before, after = (one.settings.identity()["training"] for one in (plain, node))
+    assert "pack_documents" not in before
+    assert after == before | {"pack_documents": True}
 
 
 @pytest.mark.parametrize(
@@ -295,4 +296,4 @@ def test_packing_is_in_the_digest_and_its_absence_is_not(tmp_path):
 def test_packing_goes_with_mixed_windows_and_with_skipped_positions(tmp_path, other):
     workflow_files.write_experiment(tmp_path)
     (node,) = workflow_files.planned(tmp_path, pack_documents=True, **other).of("finetune")
-    assert node.settings["pack_documents"] is True
+    assert node.settings.training.pack_documents

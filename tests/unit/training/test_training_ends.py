@@ -97,7 +97,7 @@ TERMINATED = """
     import sys
     sys.path.insert(0, {tests!r})
     import killing
-    from longrope import cli
+    from longrope.cli import main as cli
 
     killing.end_at(0, {step}, killing.terminate, event={event!r})
     sys.exit(cli.main(["run", {key!r}, "--plan", {plan!r}, "--store", {store!r}]))
@@ -114,7 +114,7 @@ def run_terminated(key, plan, store, step, event):
 
 def edited(plan, **settings):
     content = json.loads(plan.read_text())
-    content["nodes"]["finetune/tiny-0"]["settings"] |= settings
+    content["nodes"]["finetune/tiny-0"]["settings"]["training"] |= settings
     plan.write_text(json.dumps(content))
 
 

@@ -23,6 +23,7 @@ from longrope.errors import UserError
 from longrope.models.loading import geometry
 from longrope.models.rotary import install
 from longrope.plan import nodes
+from longrope.settings.training import Watched
 from longrope.training.validation import Watch
 
 KEYS = ("step", "loss", "grad_norm")
@@ -112,7 +113,7 @@ def test_what_was_seen_is_a_file_of_the_node_beside_an_unchanged_log(tmp_path):
             node = told["nodes"][key]
             node["inputs"]["watched"] = node["inputs"]["tokens"]
             node["runtime"] |= {"chunk_length": 64}
-            node["runtime"]["parallel"] |= {"tensorboard": True}
+            node["runtime"].setdefault("parallel", {})["tensorboard"] = True
             node["runtime"]["watch"] = {"every_steps": 3, "num_documents": 1}
             path.write_text(json.dumps(told))
         compute_node({"key": key, "plan": str(path), "store": str(tmp_path / name / "store")})
@@ -150,7 +151,7 @@ def test_watching_is_in_no_digest_and_its_documents_reach_the_node(tmp_path):
     watched = workflow_files.planned(tmp_path, watch={"documents": documents})
     (before,), (node,) = alone.of("finetune"), watched.of("finetune")
     assert node.key == before.key and node.settings == before.settings
-    assert node.runtime["watch"] == {"every_steps": 50, "num_documents": 2}
+    assert node.runtime.watch == Watched(every_steps=50, num_documents=2)
     assert node.inputs["watched"].label == "random-llama-words-test"
     told = json.loads(watched.to_json())["nodes"][node.key]
     assert told["inputs"]["watched"] == node.inputs["watched"].key
