@@ -87,14 +87,15 @@ corpora:
       files: {train: [train.txt], validation: [validation.txt], test: [test-1.txt, test-2.txt]}
     stand_in: random words
 search:
-  algorithm: evolution
+  algorithm:
+    name: evolution
+    population_size: 5
+    num_mutations: 2
+    num_crossovers: 2
+    num_parents: 3
+    num_iterations: 2
   documents: {corpus: words, split: validation}
   num_documents: 2
-  population_size: 5
-  num_mutations: 2
-  num_crossovers: 2
-  num_parents: 3
-  num_iterations: 2
   start_tokens: [0, 4]
 extension:
   - target_length: 256

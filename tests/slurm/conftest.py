@@ -46,7 +46,7 @@ def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> W
     """A folder in which a search of some seconds has been run on this machine alone."""
 
     def lengthen(settings: dict[str, Any]) -> None:
-        settings["search"]["num_iterations"] = 100
+        settings["search"]["algorithm"]["num_iterations"] = 100
 
     place = Workplace.new(tmp_path_factory.mktemp("undisturbed") / "run", cluster, lengthen)
     place.plan("results/plans/small.json")

@@ -119,7 +119,9 @@ def test_the_number_of_cores_and_the_profile_compute_nothing(finished, options):
 
 
 def test_another_budget_reaches_the_searches_and_what_follows_but_no_tokens(finished):
-    name = change(finished, "edited.yaml", lambda s: s["search"].update(num_iterations=3))
+    name = change(
+        finished, "edited.yaml", lambda s: s["search"]["algorithm"].update(num_iterations=3)
+    )
     searched_base = {node for node in PERPLEXITY if "base-longrope" in node}
     assert planned(finished, name) == EXTENSION | TUNED | searched_base
 
@@ -337,8 +339,12 @@ def test_a_missing_node_before_and_one_behind_a_finished_one_are_both_computed(f
 
 def test_gc_removes_what_no_configuration_and_no_pin_names(finished):
     kept = change(finished, "kept.yaml", lambda s: s["search"].update(num_documents=1))
-    pinned = change(finished, "pinned.yaml", lambda s: s["search"].update(num_parents=2))
-    dead = change(finished, "dead.yaml", lambda s: s["search"].update(num_iterations=1))
+    pinned = change(
+        finished, "pinned.yaml", lambda s: s["search"]["algorithm"].update(num_parents=2)
+    )
+    dead = change(
+        finished, "dead.yaml", lambda s: s["search"]["algorithm"].update(num_iterations=1)
+    )
     for name in (kept, pinned, dead):
         key = names(finished, name)["search/random-llama-256"]
         done = run(finished, name, f"results/{key}/DONE")

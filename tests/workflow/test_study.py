@@ -30,6 +30,7 @@ def study_settings():
     for key in ("extension", "readjust", "evaluate"):
         del settings[key]
     search = settings["search"]
+    public = {"name": "evolution-public", "num_iterations": 0}
     few = {"num_generations": 1, "generation_size": 4, "num_knots": 3}
     return settings | {
         "experiment": "study",
@@ -39,12 +40,8 @@ def study_settings():
             "held_out": {"corpus": "words", "split": "test"},
             "num_held_out": 2,
             "algorithms": {
-                "cma": {**search, "algorithm": "cma", "cma": few},
-                "evolution-public": {
-                    **search,
-                    "algorithm": "evolution-public",
-                    "num_iterations": 0,
-                },
+                "cma": {**search, "algorithm": {"name": "cma", **few}},
+                "evolution-public": {**search, "algorithm": {**search["algorithm"], **public}},
             },
         },
     }
