@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torchless
+
+pytestmark = pytest.mark.skipif(not torchless.HAS_TORCH, reason="needs torch")
 
 SCRIPT = """
 import atexit, ctypes, sys, time
