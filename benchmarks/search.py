@@ -39,7 +39,6 @@ from longrope.search.algorithms.problem import Problem, closed_form_seeds, space
 from longrope.search.algorithms.registry import make
 from longrope.search.driver import search
 from longrope.search.objective import Objective
-from longrope.search.workers.model import ModelWorker
 from longrope.search.workers.pools import Pool
 from longrope.search.workers.recipe import Scorer
 from longrope.search.workers.units import Score, Text, Unit, Worker
@@ -108,7 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     texts = stretches(options.text, options.length, options.documents)
-    worker = ModelWorker(Scorer(MODEL, "float32", full_attention=False, chunk_length=8192))
+    worker = Scorer(MODEL, "float32", full_attention=False, chunk_length=8192).open()
     problem = problem_at(options.length)
     warm_up(worker, problem, texts)
     runs = {}

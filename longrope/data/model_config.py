@@ -41,6 +41,18 @@ def check_config(
     return config
 
 
+def require_extensible(name: str, config: Config) -> None:
+    """Refuse a model in memory that cannot be extended, as `check_config` refuses files.
+
+    Args:
+        name: of the model, for the sentence.
+        config: of the model, as a mapping.
+    """
+    _require_architecture(name, config)
+    require_plain_rope(name, config, "refuse")
+    require_full_attention(name, config, full_attention=False)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json of a model whose architecture is supported and whose weights are plain.
 
@@ -57,7 +69,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def require_plain_rope(folder: Path, config: Config, rope_scaling: str) -> None:
+def require_plain_rope(folder: Path | str, config: Config, rope_scaling: str) -> None:
     """Refuse a model that was extended before, unless its block is one that may be and is dropped.
 
     Args:
@@ -81,7 +93,7 @@ def require_plain_rope(folder: Path, config: Config, rope_scaling: str) -> None:
         )
 
 
-def require_full_attention(folder: Path, config: Config, *, full_attention: bool) -> None:
+def require_full_attention(folder: Path | str, config: Config, *, full_attention: bool) -> None:
     """Refuse a model that attends within a sliding window, unless the window is switched off."""
     window = sliding_window(config)
     if window is not None and not full_attention:
@@ -208,7 +220,7 @@ def _require_unquantised(folder: Path, config: Config) -> None:
     )
 
 
-def _require_architecture(folder: Path, config: Config) -> None:
+def _require_architecture(folder: Path | str, config: Config) -> None:
     if config.get("model_type") in ARCHITECTURES:
         return
     choice = f"choose a model of type {', '.join(ARCHITECTURES)}."

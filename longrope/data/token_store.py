@@ -133,15 +133,27 @@ def write_store(
     Raises:
         UserError: if there is no document at all.
     """
+    encoded = ((document.name, encode(encoder, document.text)) for document in documents)
+    write_tokens(folder, encoded, vocabulary_size, join_to=join_to)
+
+
+def write_tokens(
+    folder: Path,
+    documents: Iterable[tuple[str, Iterable[NDArray[np.int64]]]],
+    vocabulary_size: int,
+    *,
+    join_to: int | None = None,
+) -> None:
+    """Write documents that are tokens already: names, and arrays that join to each; else as `write_store`."""
     dtype = np.dtype(np.uint16 if vocabulary_size <= 2**16 else np.uint32)
     index = _Index(join_to)
     with (folder / "tokens.bin").open("wb") as stream:
-        for document in documents:
+        for name, arrays in documents:
             count = 0
-            for tokens in encode(encoder, document.text):
+            for tokens in arrays:
                 stream.write(tokens.astype(dtype).tobytes())
                 count += len(tokens)
-            index.add(document.name, count)
+            index.add(name, count)
     if index.offsets[-1] == 0:
         raise UserError(
             "the corpus has no documents, no tokens, or none of the length to join to; check it."

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from longrope.data.model_config import ARCHITECTURES, check_config
+from longrope.data.model_config import ARCHITECTURES, check_config, pretrained_length
 from longrope.data.model_weights import check_weights
 from longrope.data.special_ids import named_tokens
 from longrope.data.tokenizers import load_encoder
@@ -41,7 +41,7 @@ _LOADING_ERRORS = (
 
 
 def load_model(
-    folder: Path, *, dtype: str, full_attention: bool = False, rope_scaling: str = "refuse"
+    folder: Path | str, *, dtype: str, full_attention: bool = False, rope_scaling: str = "refuse"
 ) -> PreTrainedModel:
     """Return a model in evaluation mode, on the CPU, with gradients left on.
 
@@ -56,6 +56,7 @@ def load_model(
             architecture, its position embedding or its sliding window is not supported; the sentence
             says what to do.
     """
+    folder = Path(folder)
     changes: dict[str, Any] = {"full_attention": full_attention, "rope_scaling": rope_scaling}
     content = check_config(folder, **changes)
     config = _configuration(folder, content, **changes)
@@ -114,7 +115,7 @@ def load_geometry(
         return geometry(loader.from_config(config), original_length)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a model folder as transformers wraps it; its ids are those of `load_encoder`.
 
     AutoTokenizer may build another one from the same folder, which treats a first space or a special
@@ -123,6 +124,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: if the folder has no tokenizer.json that can be read.
     """
+    folder = Path(folder)
     named = {f"{role}_token": text for role, (text, _) in named_tokens(folder).items()}
     tokenizer: Any = PreTrainedTokenizerFast
     wrapped: PreTrainedTokenizerBase = tokenizer(
@@ -131,15 +133,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return wrapped
 
 
-def geometry(model: PreTrainedModel, original_length: int) -> Geometry:
+def geometry(model: PreTrainedModel, original_length: int | None = None) -> Geometry:
     """Return the geometry of a model's rotary embedding, partial rotary dimensions included.
 
     Args:
         model: as `load_model` returns it; an installed LongRopeRotary changes nothing.
-        original_length: context window of the pretrained model, tokens.
+        original_length: context window of the pretrained model, tokens; None: what its config says.
 
     Raises:
-        UserError: if the model has not one rotary embedding for all its layers.
+        UserError: if the model has not one rotary embedding for all its layers, or its config does not say
+            its window.
     """
     rotary: Any = getattr(model.base_model, "rotary_emb", None)
     if not isinstance(getattr(rotary, "inv_freq", None), torch.Tensor):
@@ -151,9 +154,18 @@ def geometry(model: PreTrainedModel, original_length: int) -> Geometry:
     return Geometry(
         num_pairs=rotary.inv_freq.numel(),
         rope_theta=float(parameters["rope_theta"]),
-        original_length=original_length,
+        original_length=original_length or _window(model),
         partial_rotary_factor=float(parameters.get("partial_rotary_factor") or 1.0),
     )
+
+
+def _window(model: PreTrainedModel) -> int:
+    pretrained = pretrained_length(model.config.to_dict())
+    if pretrained is None:
+        raise UserError(
+            "the model's config does not tell max_position_embeddings; give original_length."
+        )
+    return pretrained[1]
 
 
 def pick_device() -> torch.device:

@@ -7,6 +7,8 @@ leave start tokens unscaled.
 Source: Ding et al. 2024, LongRoPE (arXiv:2402.13753), section 3.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +77,11 @@ class LongRopeRotary(nn.Module):
                 )
         self._table = table
         self._scaled = {entry.target_length: self._scale(entry) for entry in table.entries}
+
+    @property
+    def table(self) -> FactorTable:
+        """The factors in use."""
+        return self._table
 
     @property
     def inv_freq(self) -> Tensor:
@@ -168,6 +175,19 @@ def install(model: Any, geometry: Geometry) -> LongRopeRotary:
     rotary = LongRopeRotary(geometry)
     model.base_model.rotary_emb = rotary
     return rotary
+
+
+@contextmanager
+def restored(model: Any) -> Iterator[None]:
+    """Give a model its rotary embedding back afterwards, with the factors that it has now."""
+    rotary = model.base_model.rotary_emb
+    table = rotary.table if isinstance(rotary, LongRopeRotary) else None
+    try:
+        yield
+    finally:
+        model.base_model.rotary_emb = rotary
+        if table is not None:
+            rotary.use_table(table)
 
 
 def _halves(values: Tensor, like: Tensor) -> Tensor:

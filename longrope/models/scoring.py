@@ -21,6 +21,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from longrope.models import loading as models
 from longrope.models.rotary import LongRopeRotary, install
 from longrope.rope.factors import RopeFactors
+from longrope.settings.common import CHUNK_LENGTH
 
 ATTENTION = "longrope_block_causal"
 """name of `block_causal_attention` in transformers' registry"""
@@ -30,7 +31,11 @@ HEAD_ROWS = 256
 
 
 def token_nlls(
-    model: PreTrainedModel, tokens: Tensor, *, factors: RopeFactors, chunk_length: int
+    model: PreTrainedModel,
+    tokens: Tensor,
+    *,
+    factors: RopeFactors,
+    chunk_length: int = CHUNK_LENGTH,
 ) -> NDArray[np.float32]:
     """Return the negative log-likelihood of every token but the first, in nats.
 

@@ -66,15 +66,15 @@ class RopeFactors(BaseModel):
         method = [] if self.method == "longrope" else [f"method ({self.method})"]
         return method + [f"provenance ({', '.join(self.provenance)})"] * bool(self.provenance)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(self.model_dump(), indent=1) + "\n")
+        Path(path).write_text(json.dumps(self.model_dump(), indent=1) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path | str) -> Self:
         """Read what `save` wrote; raises UserError naming the file if it is not that."""
         try:
-            return cls.model_validate_json(reading.read_text(path))
+            return cls.model_validate_json(reading.read_text(Path(path)))
         except (*reading.ABSENT, ValueError) as error:
             raise UserError(f"{path} is not a factors file: {error}.") from None
 
@@ -104,15 +104,15 @@ class FactorTable(BaseModel):
                 return entry
         return self.entries[-1]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(self.model_dump(), indent=1) + "\n")
+        Path(path).write_text(json.dumps(self.model_dump(), indent=1) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path | str) -> Self:
         """Read what `save` wrote; raises UserError naming the file if it is not that."""
         try:
-            return cls.model_validate_json(reading.read_text(path))
+            return cls.model_validate_json(reading.read_text(Path(path)))
         except (*reading.ABSENT, ValueError) as error:
             raise UserError(f"{path} is not a factor table: {error}.") from None
 

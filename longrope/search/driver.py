@@ -11,9 +11,11 @@ from typing import TextIO
 
 import numpy as np
 
+from longrope.data.tokenizers import bos_label
 from longrope.rope.factors import RopeFactors
 from longrope.search.algorithms.algorithm import Algorithm, Candidate, Loss
 from longrope.search.algorithms.problem import Problem
+from longrope.search.algorithms.registry import make
 from longrope.search.algorithms.space import Individual
 from longrope.search.objective import Objective, perplexity
 from longrope.search.progress import Progress
@@ -33,6 +35,28 @@ def search_provenance(settings: SearchNode | ReadjustNode) -> dict[str, str | in
         "seed": settings.seed,
     }
     return facts if search.objective == "perplexity" else {**facts, "objective": search.objective}
+
+
+def run_search(
+    settings: SearchNode | ReadjustNode,
+    problem: Problem,
+    objective: Objective,
+    history: Path,
+    *,
+    begin: Sequence[int],
+) -> RopeFactors:
+    """Run the algorithm of the settings; arguments and errors as of `search`.
+
+    `begin` are the ids that every text of the objective begins with, which the provenance tells.
+    """
+    algorithm = make(
+        problem,
+        settings.search.algorithm,
+        num_documents=len(objective.documents),
+        seed=settings.seed,
+    )
+    facts = {**search_provenance(settings), "bos": bos_label(begin), **objective.counts}
+    return search(problem, algorithm, objective, history, facts)
 
 
 def search(

@@ -14,6 +14,8 @@ Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Revision = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 Dtype = Literal["float32", "bfloat16"]
+CHUNK_LENGTH = 4096
+"""tokens scored at once, unless said otherwise"""
 AttentionScale = Literal["yarn", "su"] | Annotated[float, Field(gt=0)]
 
 

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from longrope.settings.common import AttentionScale, Settings, SplitRef, Tokens
+from longrope.settings.common import CHUNK_LENGTH, AttentionScale, Settings, SplitRef, Tokens
 from longrope.settings.search import ReadjustSettings, SearchSettings, StudySettings
 from longrope.settings.sources import CorpusSettings, ModelSettings
 from longrope.settings.tasks import EvaluateSettings
@@ -39,7 +39,9 @@ class Config(Settings):
     attention_scale: AttentionScale = Field(
         "su", description="attention scale under searched factors: a rule by name, or a number"
     )
-    chunk_length: Tokens = Field(4096, description="tokens scored at once; memory, not results")
+    chunk_length: Tokens = Field(
+        CHUNK_LENGTH, description="tokens scored at once; memory, not results"
+    )
     micro_batch_size: int = Field(
         1, gt=0, description="fine-tuning chunks at once; memory, not results"
     )

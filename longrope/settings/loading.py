@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -12,6 +12,8 @@ from pydantic_core import ErrorDetails
 
 from longrope.errors import UserError
 from longrope.settings.config import Config
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -41,8 +43,17 @@ def parse(raw: object, *, source: str) -> Config:
     """Return the checked settings of a mapping read from `source`; raises as `load` does."""
     if not isinstance(raw, dict):
         raise UserError(f"{source} must be a mapping of settings, got {type(raw).__name__}.")
+    return validated(Config, raw, source=source)
+
+
+def validated(model: type[M], raw: object, *, source: str) -> M:
+    """Return checked settings of some type.
+
+    Raises:
+        UserError: naming the source and the first wrong key.
+    """
     try:
-        return Config.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{source}: {_explain(error)}") from None
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, RootModel
 
 from longrope.settings.common import (
+    CHUNK_LENGTH,
     UNLESS_DEFAULT,
     AttentionScale,
     Dtype,
@@ -179,7 +180,7 @@ def parse_node(kind: str, settings: Mapping[str, Any]) -> NodeSettings:
 class NodeRuntime(Settings):
     """Settings of a node that change its result by rounding at most; in no digest."""
 
-    chunk_length: Tokens = 4096
+    chunk_length: Tokens = CHUNK_LENGTH
     micro_batch_size: int = 1
     parallel: ParallelSettings = ParallelSettings()
     watch: Watched | None = None

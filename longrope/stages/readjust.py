@@ -13,14 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from longrope.data.tokenizers import bos_label
 from longrope.models.score_context import score_memory, scored_geometry, window_begin
 from longrope.rope.factors import FactorTable, RopeFactors
 from longrope.rope.methods import Geometry, closed_form
 from longrope.runtime import Inputs, Runtime
 from longrope.search.algorithms.problem import Problem, closed_form_seeds, space_for
-from longrope.search.algorithms.registry import make
-from longrope.search.driver import search, search_provenance
+from longrope.search.driver import run_search
 from longrope.search.objective import Objective, objective_on
 from longrope.search.workers.pools import Pool, open_pool
 from longrope.settings.nodes import ReadjustNode
@@ -35,12 +33,12 @@ def run(settings: ReadjustNode, inputs: Inputs, out: Path, runtime: Runtime) -> 
         for role, source in inputs.items()
         if role.startswith("factors-")
     ]
-    bos = bos_label(window_begin(settings, inputs["model"]))
+    begin = window_begin(settings, inputs["model"])
     with open_pool(settings, inputs["model"], runtime) as pool:
         for length in settings.lengths:
             objective = _objective(settings, inputs, runtime, pool, length)
             problem = _problem(settings, shape, tuned, length)
-            entries.append(_searched(settings, problem, objective, bos, out))
+            entries.append(_searched(settings, problem, objective, begin, out))
     table = FactorTable(entries=tuple(sorted(entries, key=lambda entry: entry.target_length)))
     table.save(out / "factor_table.json")
 
@@ -64,18 +62,15 @@ def _objective(
 
 
 def _searched(
-    settings: ReadjustNode, problem: Problem, objective: Objective, bos: str, out: Path
+    settings: ReadjustNode,
+    problem: Problem,
+    objective: Objective,
+    begin: tuple[int, ...],
+    out: Path,
 ) -> RopeFactors:
     """Return the entry of one length."""
-    provenance = {**search_provenance(settings), "bos": bos, **objective.counts}
-    algorithm = make(
-        problem,
-        settings.search.algorithm,
-        num_documents=len(objective.documents),
-        seed=settings.seed,
-    )
     history = out / f"history-{problem.target_length}.jsonl"
-    best = search(problem, algorithm, objective, history, provenance)
+    best = run_search(settings, problem, objective, history, begin=begin)
     best = with_best_attention_scale(best, objective, settings.num_attention_scales)
     if problem.target_length > problem.geometry.original_length:
         return best

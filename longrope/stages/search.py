@@ -11,14 +11,11 @@ A killed search starts over from the score memory: it scores nothing twice and e
 
 from pathlib import Path
 
-from longrope.data.tokenizers import bos_label
 from longrope.models.score_context import score_memory, scored_geometry, window_begin
 from longrope.rope.factors import RopeFactors
-from longrope.rope.methods import Geometry, attention_scale
-from longrope.runtime import Inputs, Runtime
-from longrope.search.algorithms.problem import Problem, closed_form_seeds, space_for
-from longrope.search.algorithms.registry import make
-from longrope.search.driver import search, search_provenance
+from longrope.runtime import Input, Inputs, Runtime
+from longrope.search.algorithms.problem import extension_problem
+from longrope.search.driver import run_search
 from longrope.search.objective import Objective, objective_on
 from longrope.search.workers.pools import Pool, open_pool
 from longrope.settings.nodes import SearchNode
@@ -30,21 +27,11 @@ HELD_OUT_SEED = 0
 def run(settings: SearchNode, inputs: Inputs, out: Path, runtime: Runtime) -> None:
     """Search factors and write them with the history of all candidates."""
     shape = scored_geometry(settings, inputs["model"])
-    problem = _problem(settings, inputs, shape)
-    provenance = {
-        **search_provenance(settings),
-        "bos": bos_label(window_begin(settings, inputs["model"])),
-    }
+    problem = extension_problem(settings, shape, _base(settings, inputs["model"]))
     with open_pool(settings, inputs["model"], runtime) as pool:
         objective = _objective(settings, inputs, runtime, pool)
-        provenance |= objective.counts
-        algorithm = make(
-            problem,
-            settings.search.algorithm,
-            num_documents=len(objective.documents),
-            seed=settings.seed,
-        )
-        best = search(problem, algorithm, objective, out / "history.jsonl", provenance)
+        begin = window_begin(settings, inputs["model"])
+        best = run_search(settings, problem, objective, out / "history.jsonl", begin=begin)
         if "held_out" in inputs:
             best = _with_held_out(best, settings, inputs, runtime, pool)
     best.save(out / "factors.json")
@@ -78,24 +65,11 @@ def _with_held_out(
     return best.model_copy(update={"provenance": best.provenance | facts})
 
 
-def _problem(settings: SearchNode, inputs: Inputs, shape: Geometry) -> Problem:
-    target, source = settings.target_length, settings.source_length
-    original = settings.original_length
-    tuned = source > original
-    base = RopeFactors.read(inputs["model"].path / "factors.json").factors if tuned else None
-    rule = attention_scale(
-        settings.attention_scale, scale=target / original, original_length=original
-    )
-    space = space_for(shape, settings.search, target / source, attention_scale=rule)
-    return Problem(
-        space=space,
-        geometry=shape,
-        base=base or (1.0,) * shape.num_pairs,
-        seeds=closed_form_seeds(space, shape, target / source),
-        attention_scale=rule,
-        source_length=source,
-        target_length=target,
-    )
+def _base(settings: SearchNode, model: Input) -> tuple[float, ...] | None:
+    """Return the factors the model was tuned under, None for the pretrained one."""
+    if settings.source_length == settings.original_length:
+        return None
+    return RopeFactors.read(model.path / "factors.json").factors
 
 
 def _objective(settings: SearchNode, inputs: Inputs, runtime: Runtime, pool: Pool) -> Objective:

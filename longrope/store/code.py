@@ -15,6 +15,7 @@ from longrope.store import accepted
 
 PACKAGE = Path(__file__).parents[1]
 UNCOUNTED = {
+    "": "the version, and names for people to import",
     "settings": "the values that it parses are in the digest themselves",
     "runtime": "where inputs are and who computes",
     "data.model_config": "refuses models, and changes none",
@@ -25,7 +26,7 @@ UNCOUNTED = {
     "training.recording": "shows a training",
     "training.validation": "looks at a training, and changes no weight",
 }
-"""room or module of the package -> why its code is in no digest"""
+"""room or module of the package, `""` being its own `__init__` -> why its code is in no digest"""
 
 
 class CodeIndex:

@@ -1,12 +1,13 @@
 """The problem of a search: factors within bounds, on top of those that a model already has."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from longrope.rope.critical import critical_pairs
 from longrope.rope.factors import RopeFactors
-from longrope.rope.methods import METHODS, Geometry
+from longrope.rope.methods import METHODS, Geometry, attention_scale
 from longrope.search.algorithms.space import AttentionGrid, Individual, Space
+from longrope.settings.nodes import SearchNode
 from longrope.settings.search import SearchMethod
 
 CLOSED_FORM_SEEDS = ("linear", "ntk", "yarn")
@@ -82,6 +83,34 @@ def space_for(
         else AttentionGrid(
             low=scales.low, high=scales.high, step=scales.step, start=attention_scale
         ),
+    )
+
+
+def extension_problem(
+    settings: SearchNode, geometry: Geometry, base: Sequence[float] | None = None
+) -> Problem:
+    """Return the search of factors that extend a model from its source length to its target length.
+
+    Args:
+        settings: of the search.
+        geometry: of the model.
+        base: factors the model was tuned under, which the searched ones multiply; None: pretrained.
+    """
+    scale = settings.target_length / settings.source_length
+    rule = attention_scale(
+        settings.attention_scale,
+        scale=settings.target_length / settings.original_length,
+        original_length=settings.original_length,
+    )
+    space = space_for(geometry, settings.search, scale, attention_scale=rule)
+    return Problem(
+        space=space,
+        geometry=geometry,
+        base=tuple(base or (1.0,) * geometry.num_pairs),
+        seeds=closed_form_seeds(space, geometry, scale),
+        attention_scale=rule,
+        source_length=settings.source_length,
+        target_length=settings.target_length,
     )
 
 

@@ -1,39 +1,28 @@
 """The worker of a search that holds a model."""
 
+from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from longrope.models.gradient import nll_gradient
-from longrope.models.score_context import load_for_scoring
 from longrope.models.scoring import token_nlls
 from longrope.search.workers.units import Score, Unit
 
 
 class ModelWorker:
-    """Scores units with a model that it loads once, when its first unit comes."""
+    """Scores units with a model that it gets once, when its first unit comes."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        dtype: str,
-        full_attention: bool,
-        rope_scaling: str,
-        chunk_length: int,
-    ) -> None:
-        self._folder = folder
-        self._loading = {"dtype": dtype, "rope_scaling": rope_scaling}
-        self._full_attention = full_attention
+    def __init__(self, load: Callable[[], PreTrainedModel], *, chunk_length: int) -> None:
+        self._load = load
         self._chunk_length = chunk_length
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The model, on the first GPU that this process sees, if any."""
-        return load_for_scoring(self._folder, full_attention=self._full_attention, **self._loading)
+        """The model, on the device that it is to score on."""
+        return self._load()
 
     def score(self, unit: Unit) -> Score:
         """Return the score of a unit; the same in every worker, whatever it scored before."""

@@ -11,7 +11,7 @@ from typing import Protocol
 from longrope.models.score_context import model_folder
 from longrope.runtime import Input, Runtime
 from longrope.search.workers.recipe import Scorer
-from longrope.search.workers.units import Score, Unit
+from longrope.search.workers.units import Score, Unit, Worker
 from longrope.settings.nodes import ScoringUse
 
 
@@ -39,7 +39,7 @@ def open_pool(settings: ScoringUse, model: Input, runtime: Runtime) -> Iterator[
         threads=workers.threads,
     )
     if workers.scheduler is None and workers.count == 1 and workers.timeout is None:
-        yield InProcess(scorer)
+        yield InProcess(scorer.open())
         return
     # Imported here: the libraries of the other are not loaded.
     if workers.scheduler is None:
@@ -57,8 +57,8 @@ def open_pool(settings: ScoringUse, model: Input, runtime: Runtime) -> Iterator[
 class InProcess:
     """One worker, in this process."""
 
-    def __init__(self, scorer: Scorer) -> None:
-        self.worker = scorer.open()
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
 
     def scores(self, units: Sequence[Unit]) -> Iterator[tuple[int, Score]]:
         """Score units one after the other."""

@@ -1,6 +1,7 @@
 """The recipe of a worker: small, so that it can be sent to another process or host."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from longrope.search.workers.units import Worker
@@ -26,13 +27,15 @@ class Scorer:
         torch.set_num_threads(self.threads)
 
     def open(self) -> Worker:
-        """Return a worker in this process."""
+        """Return a worker in this process, on the first GPU that it sees, if any."""
+        from longrope.models.score_context import load_for_scoring
         from longrope.search.workers.model import ModelWorker
 
-        return ModelWorker(
+        load = partial(
+            load_for_scoring,
             self.folder,
             dtype=self.dtype,
             full_attention=self.full_attention,
             rope_scaling=self.rope_scaling,
-            chunk_length=self.chunk_length,
         )
+        return ModelWorker(load, chunk_length=self.chunk_length)

@@ -247,7 +247,9 @@ def test_a_search_scores_what_transformers_does_for_the_text_behind_bos(begin, t
     texts = draw_texts(store, length=128, count=2, seed=0, what="documents", begin=begin)
     shape = geometry(model, 64)
     factors = closed_form("yarn", shape, 128)
-    pool = InProcess(Scorer(tmp_path / "model", "float32", full_attention=False, chunk_length=50))
+    pool = InProcess(
+        Scorer(tmp_path / "model", "float32", full_attention=False, chunk_length=50).open()
+    )
     objective = Objective(pool, ScoreMemory(tmp_path / "scores", {}), texts)
     scores = objective.scores([objective.unit(factors, n) for n in range(2)])
     install(model, shape).use(factors)

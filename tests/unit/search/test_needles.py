@@ -112,7 +112,7 @@ def test_the_loss_is_that_of_transformers_on_the_answers_alone(llama, tokenizer,
     shape = geometry(llama, 64)
     factors = closed_form("yarn", shape, 512)
     texts = plant(stretches(2), tokenizer, seed=3)
-    pool = InProcess(Scorer(tmp_path, "float32", full_attention=False, chunk_length=128))
+    pool = InProcess(Scorer(tmp_path, "float32", full_attention=False, chunk_length=128).open())
     pool.worker.model = llama
     objective = Objective(pool, ScoreMemory(tmp_path, {}), texts)
     found = [score.loss for score in objective.scores([objective.unit(factors, d) for d in (0, 1)])]
@@ -172,7 +172,9 @@ def of_needles(folder, factors):
     store = TokenStore(folder / "tokens")
     texts = draw_texts(store, length=length, count=2, seed=SEED, what="documents")
     planted = plant(texts, folder / "characters", seed=SEED)
-    pool = InProcess(Scorer(folder / "model", "float32", full_attention=False, chunk_length=4096))
+    pool = InProcess(
+        Scorer(folder / "model", "float32", full_attention=False, chunk_length=4096).open()
+    )
     return Objective(pool, ScoreMemory(folder / "apart", {}), planted).perplexity(factors)
 
 

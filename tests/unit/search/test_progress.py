@@ -85,7 +85,7 @@ def test_what_a_killed_search_left_counts_in_the_next_as_well(tmp_path, bars):
     for name in ("marks", "scores"):
         (tmp_path / name).mkdir()
     for _ in range(2):
-        pool = InProcess(fake_scorer(tmp_path / "marks"))
+        pool = InProcess(fake_scorer(tmp_path / "marks").open())
         objective = Objective(pool, ScoreMemory(tmp_path / "scores", {}), texts)
         search(PROBLEM, make("auto"), objective, tmp_path / "h.jsonl", {})
     first, second = bars

@@ -348,7 +348,7 @@ def texts():
 
 
 def objective_of(model, folder):
-    pool = InProcess(Scorer(folder, "float32", full_attention=False, chunk_length=4096))
+    pool = InProcess(Scorer(folder, "float32", full_attention=False, chunk_length=4096).open())
     assert isinstance(pool.worker, model_worker.ModelWorker)
     pool.worker.model = model
     return Objective(pool, ScoreMemory(folder, {}), texts())

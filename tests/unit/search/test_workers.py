@@ -342,7 +342,7 @@ def searched_by(pool, folder):
 def test_one_two_and_four_workers_write_the_same_bytes(tmp_path):
     marked = tmp_path / "marks"
     marked.mkdir()
-    expected = searched_by(InProcess(fake_scorer(marked)), tmp_path / "0")
+    expected = searched_by(InProcess(fake_scorer(marked).open()), tmp_path / "0")
     assert len(set(map(len, expected))) == 2, "they hold something"
     for count in (2, 4):
         with opened(fake_scorer(marked), Workers(count)) as pool:
@@ -358,7 +358,7 @@ def test_a_model_in_four_processes_scores_to_the_same_bytes_as_in_this_one(tmp_p
 
 
 def test_a_nan_ranks_last_and_is_logged_once_with_candidate_and_document(tmp_path, caplog):
-    pool = InProcess(fake_scorer(tmp_path))
+    pool = InProcess(fake_scorer(tmp_path).open())
     objective = Objective(pool, ScoreMemory(tmp_path, {}), [unit(60, "nan", once=True).text])
     script = Scripted([Candidate(ONE, "a", (0,))], [Candidate(OTHER, "b", (0,))])
     best = search(PROBLEM, script, objective, tmp_path / "history.jsonl", {})

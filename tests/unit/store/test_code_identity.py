@@ -81,6 +81,12 @@ def test_an_edit_in_a_module_nobody_imports_does_not_change_the_identity(package
     assert before == after
 
 
+def test_an_edit_of_the_names_that_the_package_offers_does_not_change_the_identity(package):
+    # `from pkg import late` imports the package too
+    before, after = edited(package, "__init__", "", "from pkg.other import TWO\n")
+    assert before == after
+
+
 def test_a_return_of_none_differs_from_no_return(package):
     # both fields are empty in the tree; only the nodes around them tell
     before, after = edited(package, "deep/base", "return 0", "return None")

@@ -214,7 +214,7 @@ def test_what_a_search_scored_is_not_scored_again(store, tmp_path, monkeypatch):
         begin=probe.begin,
     )
     text = stretch(TokenStore(store), 0, 0, 63, probe.begin)
-    pool = InProcess(FakeScorer())
+    pool = InProcess(FakeWorker())
     objective = Objective(pool, memory, [text])
     objective.scores([objective.unit(probe.factors_at(64), 0)])
     monkeypatch.setattr(perplexity, "token_nlls", lambda *_, **__: pytest.fail("scored again"))
@@ -223,11 +223,8 @@ def test_what_a_search_scored_is_not_scored_again(store, tmp_path, monkeypatch):
     assert row["documents"] == [{"name": "a", "nll": 5.5, "tokens": 63}]
 
 
-class FakeScorer:
-    """A recipe of workers that know the loss of everything."""
-
-    def open(self):
-        return self
+class FakeWorker:
+    """Knows the loss of everything."""
 
     def score(self, unit):
         return Score(5.5, unit.text.num_scored)
