@@ -22,7 +22,6 @@ include: "rules/search.smk"
 include: "rules/finetune.smk"
 include: "rules/readjust.smk"
 include: "rules/evaluate.smk"
-include: "rules/study.smk"
 include: "rules/report.smk"
 
 

@@ -12,7 +12,7 @@ from snakemake.logging import logger
 from longrope.settings import loading as configuration
 from longrope.cost import estimate as cost
 from longrope.plan import nodes
-from longrope.reports import places
+from longrope.reports import places, products
 from longrope.plan import build as planning
 from longrope.errors import UserError, refusals_explained
 from longrope.settings.hardware import read_machine
@@ -80,6 +80,7 @@ def chosen_machine():
 
 PLAN = submitted_plan() or build_plan()
 EXPERIMENT = PLAN.experiment
+RECORDS = {node.key: node.to_json() for node in PLAN}
 SHAPE = Shape.of(PLAN.shape)
 MACHINE = chosen_machine()
 JOB_PLAN = f"{STORE}/plans/{PLAN.digest[:12]}.json"
@@ -114,15 +115,6 @@ def interpreter(wildcards):
 def report_folder(wildcards):
     """Return the folder of the tables and figures of this plan."""
     return REPORT
-
-
-def table_file(name):
-    """Return the function that names a table that another rule made."""
-
-    def file(wildcards):
-        return f"{TABLES}/{name}.csv"
-
-    return file
 
 
 def node_of(kind, name):
@@ -217,42 +209,32 @@ def asks_together(some_nodes, what):
     return asked
 
 
-def nodes_of(kind=None, task=None):
-    """Return all nodes, those of one kind or those of one evaluation task."""
-    return [
-        node
-        for node in PLAN
-        if kind in (None, node.kind) and task in (None, node.task)
-    ]
+def done_of(some_nodes):
+    """Return the marks of finished nodes, for a rule that reads them."""
+    return timeless(f"{STORE}/{node.key}/DONE" for node in some_nodes)
 
 
-def done_of(kind=None, task=None):
-    """Return what marks those nodes as finished, for a rule that reads them."""
-    return timeless(f"{STORE}/{node.key}/DONE" for node in nodes_of(kind, task))
-
-
-def is_study():
-    """Return whether the configuration compares searches instead of extending a model."""
-    return any(node.settings.study is not None for node in PLAN.of("search"))
+def read_by(product, form):
+    """Return the inputs of a product in one form: finished nodes, or the table that it is made of."""
+    if product is products.PROVENANCE:
+        # A table made again may have been made of other nodes.
+        return [*done_of(PLAN), *timeless(tables_and_figures())]
+    tables = product.tables_read(form)
+    if tables:
+        return timeless(f"{TABLES}/{name}.csv" for name in tables)
+    return done_of(
+        PLAN.by_key[key] for key, node in RECORDS.items() if product.reads(node)
+    )
 
 
 def tables_and_figures():
-    """Return every table and figure that the evaluations of the configuration lead to."""
-    tasks = [
-        task
-        for task in ("perplexity", "passkey", "benchmarks")
-        if nodes_of("evaluate", task)
-    ]
-    tables = [*tasks, "cost", *(["search", "search_summary"] if is_study() else [])]
-    drawn = [task for task in tasks if task != "benchmarks"]
-    drawn += (
-        ["search", "search_convergence"] if is_study() else ["factors", "convergence"]
-    )
-    if nodes_of("finetune"):
-        drawn.append("training")
+    """Return every table and figure of the registry that the configuration has nodes for."""
+    files = {"table": (TABLES, "csv"), "figure": (FIGURES, "svg")}
     return [
-        *(f"{TABLES}/{name}.csv" for name in tables),
-        *(f"{FIGURES}/{name}.svg" for name in drawn),
+        f"{folder}/{product.name}.{suffix}"
+        for form, (folder, suffix) in files.items()
+        for product in products.PRODUCTS
+        if form in product.forms and any(map(product.reads, RECORDS.values()))
     ]
 
 

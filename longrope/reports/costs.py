@@ -9,8 +9,11 @@ import pandas as pd
 from longrope.cost.estimate import MIB, Estimate, estimate
 from longrope.cost.shapes import Shape
 from longrope.plan.nodes import KINDS
-from longrope.reports.results import PlanFile, PlanNode, nodes_of, read_json, read_lines, task_of
-from longrope.settings.hardware import Machine
+from longrope.reports import lineage
+from longrope.reports.products import Product
+from longrope.reports.results import PlanNode, Results, nodes_of, read_json, read_lines, task_of
+from longrope.reports.tables import to_markdown
+from longrope.settings.hardware import Machine, read_machine
 from longrope.settings.nodes import NodeRuntime, NodeSettings, parse_node
 
 COST_COLUMNS = (
@@ -29,13 +32,14 @@ class _Planned:
     runtime: NodeRuntime
 
 
-def cost_table(plan: PlanFile, store: Path, machine: Machine | None = None) -> pd.DataFrame:
-    """Return what each node cost, in the order of the stages, beside its estimate for a machine.
+def cost_table(results: Results) -> pd.DataFrame:
+    """Return the cost of each node, in the order of the stages, beside its estimate for the plan's machine.
 
     Estimates are missing without a machine, for kinds that have none, and if the plan does not tell
     the model's shape.
     """
-    shape = Shape.of(plan.get("shape", {}))
+    plan, store = results.plan, results.store
+    shape, machine = Shape.of(plan.get("shape", {})), _machine(results)
     rows = [
         _measured(store / key, key, node) | _estimated(node, shape, machine)
         for kind in KINDS
@@ -45,6 +49,11 @@ def cost_table(plan: PlanFile, store: Path, machine: Machine | None = None) -> p
     floats = ("seconds", "estimated_seconds", "peak_memory_mb", "estimated_memory_mb")
     counts = ("scored_tokens", "estimated_tokens")
     return table.astype(dict.fromkeys(floats, "float") | dict.fromkeys(counts, "Int64"))
+
+
+def _machine(results: Results) -> Machine | None:
+    name = results.plan.get("hardware")
+    return read_machine(name, results.hardware) if name and results.hardware else None
 
 
 def _measured(folder: Path, key: str, node: PlanNode) -> dict[str, Any]:
@@ -94,3 +103,13 @@ def stage_table(costs: pd.DataFrame) -> pd.DataFrame:
     sums["nodes"] = known.groupby("kind", sort=False).size()
     sums["ratio"] = sums["estimated_seconds"] / sums["seconds"]
     return sums.reset_index()[list(STAGE_COLUMNS)]
+
+
+def note(product: Product, results: Results, costs: pd.DataFrame) -> str:
+    """Return the text above the cost table: that above every table, and the sums by stage, if any."""
+    above, sums = lineage.note(product, results, costs), stage_table(costs)
+    if sums.empty:
+        return above
+    machine = results.plan.get("hardware")
+    said = f"Estimates are for the machine `{machine}` of the table of hardware."
+    return f"{above}\n\n{said}\n\n{to_markdown(sums)}".rstrip("\n")

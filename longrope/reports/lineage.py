@@ -1,11 +1,7 @@
-"""Which nodes stand behind each table and figure, and what their manifests say made them.
-
-To add a table or a figure, add its row to PRODUCTS; a test compares them with the rules.
-"""
+"""Nodes behind each table and figure, and what their manifests say made them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +9,16 @@ import pandas as pd
 
 from longrope import reading
 from longrope.plan.nodes import KINDS
-from longrope.reports.results import PlanFile, PlanNode, nodes_of, read_json, table_note, task_of
+from longrope.reports.products import PRODUCTS, Product
+from longrope.reports.results import (
+    PlanFile,
+    PlanNode,
+    Results,
+    model_note,
+    nodes_of,
+    read_json,
+    table_note,
+)
 
 COMMIT_CHARACTERS = 7
 PACKAGES = ("longrope", "torch", "transformers", "lm-eval")
@@ -28,48 +33,6 @@ DIRTY = "+"
 Row = Mapping[str, Any]
 """One node behind one table, by COLUMNS."""
 
-
-@dataclass(frozen=True)
-class Product:
-    """A table, a figure or both, made of what some nodes left behind."""
-
-    name: str
-    form: str
-    kinds: tuple[str, ...]
-    """kinds of the nodes it reads itself"""
-    task: str | None = None
-    """the one evaluation task it reads"""
-    packages: tuple[str, ...] = ("torch", "transformers")
-    """packages whose versions may show in its numbers"""
-    study: bool | None = None
-    """whether it reads the searches of a study, or those of an extension; None for both"""
-
-    @property
-    def watched(self) -> tuple[str, ...]:
-        """Columns that should say the same of every node behind the product."""
-        return ("commit", *self.packages)
-
-    def reads(self, node: PlanNode) -> bool:
-        """Return whether the product is made of this node's own files."""
-        settings = node["settings"]
-        wanted = self.study in (None, "study" in settings)
-        return node["kind"] in self.kinds and self.task in (None, task_of(node)) and wanted
-
-
-PRODUCTS = (
-    Product("perplexity", "table and figure", ("evaluate",), "perplexity"),
-    Product("passkey", "table and figure", ("evaluate",), "passkey"),
-    Product(
-        "benchmarks", "table", ("evaluate",), "benchmarks", ("torch", "transformers", "lm-eval")
-    ),
-    Product("factors", "figure", ("search", "readjust"), study=False),
-    Product("convergence", "figure", ("search", "readjust"), study=False),
-    Product("training", "figure", ("finetune",)),
-    Product("search", "table and figure", ("search",), study=True),
-    Product("search_summary", "table", ("search",), study=True),
-    Product("search_convergence", "figure", ("search",), study=True),
-    Product("cost", "table", KINDS),
-)
 
 # Which nodes ------------------------------------------------------------------------------------
 
@@ -134,9 +97,9 @@ def provenance(plan: PlanFile, store: Path) -> list[tuple[Product, list[Row]]]:
     return [(product, rows_of(plan, store, product)) for product in products_of(plan)]
 
 
-def provenance_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+def provenance_table(results: Results) -> pd.DataFrame:
     """Return one row per product and node behind it."""
-    rows = [row for _, rows in provenance(plan, store) for row in rows]
+    rows = [row for _, rows in provenance(results.plan, results.store) for row in rows]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"seconds": float})
 
 
@@ -197,8 +160,15 @@ def _nodes(count: int) -> str:
     return "1 node" if count == 1 else f"{count} nodes"
 
 
-def full_note(plan: PlanFile, store: Path, table: str) -> str:
+def note(product: Product, results: Results, table: pd.DataFrame) -> str:
     """Return what stands above a table: stand-in, tuning mix, and what made its numbers."""
-    product = next(product for product in PRODUCTS if product.name == table)
-    made = made_sentence(rows_of(plan, store, product), product, "table")
-    return " ".join(note for note in (table_note(plan), made) if note)
+    del table
+    rows = rows_of(results.plan, results.store, product)
+    notes = (table_note(results.plan), made_sentence(rows, product, "table"))
+    return " ".join(note for note in notes if note)
+
+
+def provenance_note(product: Product, results: Results, table: pd.DataFrame) -> str:
+    """Return what stands above the table of provenance, whose rows say themselves what made them."""
+    del product, table
+    return model_note(results.plan)

@@ -1,8 +1,9 @@
 """Where the tables, figures and the report of a plan are, and the links that lead there.
 
 `{store}/reports/{experiment}-{digest12}` holds `tables`, `figures` and `report.html`. The digest covers
-the plan, the scripts with all they import, the captions and the table of hardware. Links by the name of
-the experiment lead to the results of the run that ended last; no rule reads them.
+the plan, the scripts and the functions of the products with all they import, the captions and the table of
+hardware. Links by the name of the experiment lead to the results of the run that ended last; no rule
+reads them.
 """
 
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from longrope.errors import UserError
 from longrope.plan.nodes import Plan
+from longrope.reports import products
 from longrope.store.code import CodeIndex
 from longrope.store.identity import DIGEST_CHARACTERS, digest, file_digest
 
@@ -25,9 +27,10 @@ def report_digest(plan_digest: str, workflow: Path, hardware_table: Path) -> str
         workflow: folder with `scripts` and the captions in `report`.
         hardware_table: YAML file of machines, which the cost table reads.
     """
+    scripts = sorted((workflow / "scripts").glob("*.py"))
     made_of = {
         "plan": plan_digest,
-        "scripts": CodeIndex().identity_of_scripts(sorted((workflow / "scripts").glob("*.py"))),
+        "scripts": CodeIndex().identity_of_scripts(scripts, products.modules()),
         "captions": {p.name: file_digest(p) for p in (workflow / "report").glob("*.rst")},
         "hardware": file_digest(hardware_table),
     }

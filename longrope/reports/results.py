@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -36,6 +37,18 @@ class PlanFile(TypedDict):
     stand_ins: StandIns
     hardware: NotRequired[str]
     shape: NotRequired[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A plan with what its nodes left behind, of which tables and figures are made."""
+
+    plan: PlanFile
+    store: Path
+    tables: Path = Path()
+    """folder of the tables that are made already"""
+    hardware: Path | None = None
+    """the table of hardware; no estimates without it"""
 
 
 # Reading ----------------------------------------------------------------------------------------
@@ -83,11 +96,11 @@ def nodes_of(plan: PlanFile, kind: str) -> list[tuple[str, PlanNode]]:
     return sorted(found, key=lambda item: (item[1]["label"], item[0]))
 
 
-def evaluations(plan: PlanFile, store: Path, task: str) -> list[tuple[PlanNode, dict[str, Any]]]:
+def evaluations(results: Results, task: str) -> list[tuple[PlanNode, dict[str, Any]]]:
     """Return the node and the scores of every evaluation of one task, by label."""
     return [
-        (node, read_json(store / key / "scores.json"))
-        for key, node in nodes_of(plan, "evaluate")
+        (node, read_json(results.store / key / "scores.json"))
+        for key, node in nodes_of(results.plan, "evaluate")
         if task_of(node) == task
     ]
 

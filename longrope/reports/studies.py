@@ -14,13 +14,14 @@ from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
 from longrope.reports.results import (
-    PlanFile,
     PlanNode,
+    Results,
     nodes_of,
     on_all_documents,
     read_json,
     read_lines,
 )
+from longrope.reports.tables import finished_table
 from longrope.rope.factors import RopeFactors
 
 BASELINES = ("evolution", "evolution-public")
@@ -39,9 +40,11 @@ CONVERGENCE_COLUMNS = ("algorithm", "seed", "length", "scored_tokens", "best")
 # Every search -----------------------------------------------------------------------------------
 
 
-def search_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+def search_table(results: Results) -> pd.DataFrame:
     """Return one row per search of a study: what it found, and what that cost."""
-    rows = [_search_row(store / key, node) for key, node in nodes_of(plan, "search")]
+    rows = [
+        _search_row(results.store / key, node) for key, node in nodes_of(results.plan, "search")
+    ]
     table = pd.DataFrame(rows, columns=list(SEARCH_COLUMNS))
     return table.sort_values(["length", "algorithm", "seed"], kind="stable", ignore_index=True)
 
@@ -71,6 +74,11 @@ def _which(node: PlanNode) -> dict[str, Any]:
 
 
 # Algorithms over seeds --------------------------------------------------------------------------
+
+
+def summary(results: Results) -> pd.DataFrame:
+    """Return the summary of the table of all searches."""
+    return summary_table(finished_table(results, "search"))
 
 
 def summary_table(searches: pd.DataFrame) -> pd.DataFrame:
@@ -138,13 +146,15 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]
 # Convergence ------------------------------------------------------------------------------------
 
 
-def study_convergence(plan: PlanFile, store: Path) -> pd.DataFrame:
+def study_convergence(results: Results) -> pd.DataFrame:
     """Return the best perplexity so far of each search of a study, by scored tokens.
 
     Only candidates scored on all search documents count: an algorithm that compares on few of them knows
     its best no earlier, and perplexities on few depend on which these are. A row per such candidate.
     """
-    tables = [_best_so_far(store / key, node) for key, node in nodes_of(plan, "search")]
+    tables = [
+        _best_so_far(results.store / key, node) for key, node in nodes_of(results.plan, "search")
+    ]
     if not tables:
         return pd.DataFrame(columns=list(CONVERGENCE_COLUMNS))
     return pd.concat(tables, ignore_index=True)

@@ -1,7 +1,7 @@
 """Results to tables: reads what the nodes of a plan left behind and puts it in fixed columns.
 
 Nothing here scores, trains or draws, and nothing imports torch: a table is made in a second. To add
-one, write a function like `passkey_table`, a short script and a rule in rules/report.smk.
+one, write a function like `passkey_table` and its row in `longrope.reports.products`.
 """
 
 import math
@@ -14,8 +14,8 @@ import pandas as pd
 
 from longrope.errors import UserError
 from longrope.reports.results import (
-    PlanFile,
     PlanNode,
+    Results,
     corpus_stand_in,
     evaluations,
     fine_tunings,
@@ -99,12 +99,12 @@ def bootstrap_interval(documents: Sequence[Document], seed: int = 0) -> tuple[fl
     return float(low), float(high)
 
 
-def perplexity_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+def perplexity_table(results: Results) -> pd.DataFrame:
     """Return one row per corpus, variant, method and length, with its interval."""
     rows = [
         {
             "corpus": row["corpus"],
-            "stand_in": corpus_stand_in(plan, node, row["corpus"]),
+            "stand_in": corpus_stand_in(results.plan, node, row["corpus"]),
             "variant": scores["variant"],
             "method": scores["method"],
             "length": row["length"],
@@ -112,7 +112,7 @@ def perplexity_table(plan: PlanFile, store: Path) -> pd.DataFrame:
             "bos": scores["bos"],
             **_perplexity_cells(row["documents"]),
         }
-        for node, scores in evaluations(plan, store, "perplexity")
+        for node, scores in evaluations(results, "perplexity")
         for row in scores["rows"]
     ]
     return _table(rows, PERPLEXITY_COLUMNS, ["corpus", "variant", "method", "length"])
@@ -129,26 +129,25 @@ def _perplexity_cells(documents: Sequence[Document]) -> dict[str, float]:
     }
 
 
-def passkey_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+def passkey_table(results: Results) -> pd.DataFrame:
     """Return one row per variant, method, length and depth."""
-    rows = _task_rows(plan, store, "passkey")
+    rows = _task_rows(results, "passkey")
     return _table(rows, PASSKEY_COLUMNS, ["variant", "method", "length", "depth"])
 
 
-def benchmarks_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+def benchmarks_table(results: Results) -> pd.DataFrame:
     """Return one row per variant, method and benchmark; a benchmark without items has no value."""
     rows = [
-        row | {"stand_in": row.get("stand_in") or ""}
-        for row in _task_rows(plan, store, "benchmarks")
+        row | {"stand_in": row.get("stand_in") or ""} for row in _task_rows(results, "benchmarks")
     ]
     table = _table(rows, BENCHMARKS_COLUMNS, ["variant", "method", "task", "metric"])
     return table.astype({"value": float, "stderr": float, "chance": float})
 
 
-def _task_rows(plan: PlanFile, store: Path, task: str) -> list[dict[str, Any]]:
+def _task_rows(results: Results, task: str) -> list[dict[str, Any]]:
     return [
         {**row, **{name: scores[name] for name in ("variant", "method", "bos")}}
-        for _, scores in evaluations(plan, store, task)
+        for _, scores in evaluations(results, task)
         for row in scores["rows"]
     ]
 
@@ -179,14 +178,14 @@ class Searched(NamedTuple):
     factors: RopeFactors
 
 
-def searched_factors(plan: PlanFile, store: Path) -> list[Searched]:
+def searched_factors(results: Results) -> list[Searched]:
     """Return every factor set that was searched, with where it was searched, by length."""
     found = [
-        Searched(*_searched_where(node), RopeFactors.read(store / key / "factors.json"))
-        for key, node in nodes_of(plan, "search")
+        Searched(*_searched_where(node), RopeFactors.read(results.store / key / "factors.json"))
+        for key, node in nodes_of(results.plan, "search")
     ]
-    for key, node in nodes_of(plan, "readjust"):
-        entries = FactorTable.read(store / key / "factor_table.json").entries
+    for key, node in nodes_of(results.plan, "readjust"):
+        entries = FactorTable.read(results.store / key / "factor_table.json").entries
         # The other entries of the table are those of the searches above.
         chosen = [entry for entry in entries if entry.target_length in node["settings"]["lengths"]]
         found += [Searched(*_searched_where(node), entry) for entry in chosen]
@@ -221,7 +220,7 @@ def geometry_of(factors: RopeFactors) -> Geometry:
     )
 
 
-def convergence_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+def convergence_table(results: Results) -> pd.DataFrame:
     """Return one row per candidate scored on all documents of its search, with the best so far.
 
     On fewer documents, perplexities depend on which these are, and do not compare. `start` names what the
@@ -229,7 +228,7 @@ def convergence_table(plan: PlanFile, store: Path) -> pd.DataFrame:
     """
     rows = [
         {"search": name, "length": length} | line | {"start": starts.get(_values(line), "")}
-        for name, length, path in _histories(plan, store)
+        for name, length, path in _histories(results)
         for lines in [read_lines(path)]
         for starts in [_starts(lines)]
         for line in on_all_documents(lines)
@@ -251,37 +250,43 @@ def _values(line: dict[str, Any]) -> tuple[Any, ...]:
     return (*line["factors"], line["num_start_tokens"], line.get("attention_scale"))
 
 
-def _histories(plan: PlanFile, store: Path) -> Iterator[tuple[str, int, Path]]:
+def _histories(results: Results) -> Iterator[tuple[str, int, Path]]:
     """Yield where, at which length and in which file a search was recorded."""
-    for key, node in nodes_of(plan, "search"):
+    for key, node in nodes_of(results.plan, "search"):
         length = int(node["settings"]["target_length"])
-        yield _searched_where(node)[1], length, store / key / "history.jsonl"
-    for key, node in nodes_of(plan, "readjust"):
+        yield _searched_where(node)[1], length, results.store / key / "history.jsonl"
+    for key, node in nodes_of(results.plan, "readjust"):
         for length in node["settings"]["lengths"]:
-            yield _searched_where(node)[1], int(length), store / key / f"history-{length}.jsonl"
+            yield (
+                _searched_where(node)[1],
+                int(length),
+                results.store / key / f"history-{length}.jsonl",
+            )
 
 
 # Fine-tuning ------------------------------------------------------------------------------------
 
 
-def training_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+def training_table(results: Results) -> pd.DataFrame:
     """Return one row per fine-tuned model and step; what was not measured is missing."""
     rows = [
         {"model": node["label"]} | speeds.get(line["step"], {}) | line
-        for key, node in fine_tunings(plan)
-        for speeds in [{line["step"]: line for line in _lines(store / key / "measured.jsonl")}]
-        for line in read_lines(store / key / "log.jsonl")
+        for key, node in fine_tunings(results.plan)
+        for speeds in [
+            {line["step"]: line for line in _lines(results.store / key / "measured.jsonl")}
+        ]
+        for line in read_lines(results.store / key / "log.jsonl")
     ]
     table = pd.DataFrame(rows, columns=list(TRAINING_COLUMNS))
     return table.astype(dict.fromkeys(TRAINING_COLUMNS[2:], float))
 
 
-def watched_table(plan: PlanFile, store: Path) -> pd.DataFrame:
+def watched_table(results: Results) -> pd.DataFrame:
     """Return one row per fine-tuned model that was watched, step and length."""
     rows = [
         {"model": node["label"]} | line
-        for key, node in fine_tunings(plan)
-        for line in _lines(store / key / "watched.jsonl")
+        for key, node in fine_tunings(results.plan)
+        for line in _lines(results.store / key / "watched.jsonl")
     ]
     return pd.DataFrame(rows, columns=list(WATCHED_COLUMNS)).astype({"perplexity": float})
 
@@ -317,6 +322,11 @@ def write_table(table: pd.DataFrame, csv: Path, markdown: Path, note: str = "") 
     """
     write_text(csv, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     write_text(markdown, f"{note}\n\n" * bool(note) + to_markdown(table))
+
+
+def finished_table(results: Results, name: str) -> pd.DataFrame:
+    """Return a table that is made already, by its name."""
+    return read_table(results.tables / f"{name}.csv")
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -48,10 +48,10 @@ class CodeIndex:
         lines = [f"{module} {part}" for module, part in self.parts(modules).items()]
         return _hash_of_lines(lines)
 
-    def identity_of_scripts(self, scripts: Iterable[Path]) -> str:
-        """Return the hash of scripts outside the package and of all they import inside it."""
+    def identity_of_scripts(self, scripts: Iterable[Path], modules: Iterable[str] = ()) -> str:
+        """Return the hash of scripts outside the package, of all they import inside it, and of `modules`."""
         trees = {path.name: ast.parse(path.read_bytes()) for path in scripts}
-        imported = {name for tree in trees.values() for name in self._imported(tree)}
+        imported = {name for tree in trees.values() for name in self._imported(tree)} | {*modules}
         lines = [f"{name} {_tree_hash(tree)}" for name, tree in sorted(trees.items())]
         return _hash_of_lines([*lines, self.computed(imported)])
 

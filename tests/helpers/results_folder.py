@@ -1,13 +1,15 @@
 """A folder with the results of a small plan, and all figures drawn from it."""
 
-import importlib
 import json
 import math
 import random
 from pathlib import Path
 
+from repository import ROOT
+
+from longrope.reports import products
 from longrope.reports import results as results_of
-from longrope.reports import tables as reporting
+from longrope.reports.tables import write_table
 from longrope.rope.factors import FactorTable, RopeFactors
 from longrope.rope.methods import Geometry
 from longrope.store.identity import canonical
@@ -48,6 +50,27 @@ class ResultsFolder:
     @property
     def plan(self):
         return results_of.read_plan(self.plan_file)
+
+    @property
+    def results(self):
+        tables = self.store / "tables"
+        return results_of.Results(self.plan, self.store, tables, ROOT / "config/hardware.yaml")
+
+    def table(self, name):
+        """Make a table of the registry and write it; return its CSV and its Markdown."""
+        product, results = products.BY_NAME[name], self.results
+        results.tables.mkdir(parents=True, exist_ok=True)
+        files = [results.tables / f"{name}.{suffix}" for suffix in ("csv", "md")]
+        table = products.function(product.table)(results)
+        note = products.function(product.note)(product, results, table)
+        write_table(table, *files, note=note)
+        return files
+
+    def figure(self, name):
+        """Draw a figure of the registry, from its table if it has one."""
+        for table in products.BY_NAME[name].tables_read("figure"):
+            self.table(table)
+        return products.function(products.BY_NAME[name].figure)(self.results)
 
     def fill(self) -> "ResultsFolder":
         self.base.mkdir(parents=True)
@@ -202,20 +225,3 @@ def documents(ppl, length) -> list[dict]:
         }
         for n in range(1 if length == 8192 else 6)
     ]
-
-
-def draw_all(results) -> dict:
-    """Draw every figure through the pure function of its script."""
-    plan, store, note = results.plan, results.store, results_of.model_note(results.plan)
-    script = {
-        name: importlib.import_module(f"plot_{name}").draw
-        for name in ("perplexity", "passkey", "factors", "convergence")
-    }
-    return {
-        "perplexity": script["perplexity"](
-            reporting.perplexity_table(plan, store), window=256, note=note
-        ),
-        "passkey": script["passkey"](reporting.passkey_table(plan, store), note=note),
-        "factors": script["factors"](reporting.searched_factors(plan, store), GEOMETRY, note=note),
-        "convergence": script["convergence"](reporting.convergence_table(plan, store), note=note),
-    }

@@ -4,10 +4,10 @@ import importlib
 import json
 from pathlib import Path
 
-from longrope.reports import lineage
+from longrope.reports import lineage, products, results
 from longrope.store.identity import canonical
 
-PRODUCTS = {product.name: product for product in lineage.PRODUCTS}
+PRODUCTS = {product.name: product for product in products.PRODUCTS}
 
 
 FIRST, SECOND = "a1b2c3d" + 33 * "0", "d4e5f6a" + 33 * "0"
@@ -62,6 +62,10 @@ class SmallStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(canonical(self.plan))
         return path
+
+    @property
+    def results(self):
+        return results.Results(self.plan, self.folder)
 
     def rows(self, product="perplexity"):
         return lineage.rows_of(self.plan, self.folder, PRODUCTS[product])

@@ -74,10 +74,10 @@ def test_the_identity_of_tables_covers_plan_scripts_captions_and_hardware(plan, 
         return places.report_name(of, workflow, hardware)
 
     names = [name(), name(Plan("small", plan.nodes, {"model": "a toy"}))]
-    with (workflow / "scripts" / "plot_passkey.py").open("a") as file:
+    with (workflow / "scripts" / "tabulate.py").open("a") as file:
         file.write("\n# a comment\n")
     assert name() == names[0] == places.report_name(plan, ROOT / "workflow", HARDWARE)
-    edit(workflow / "scripts" / "figures.py", '"font.size": 9', '"font.size": 8')
+    edit(workflow / "scripts" / "tabulate.py", "paths.markdown, note", "paths.csv, note")
     names.append(name())
     edit(workflow / "report" / "passkey_table.rst", "a", "A")
     names.append(name())
@@ -94,7 +94,8 @@ def test_a_script_that_changed_since_its_run_was_planned_refuses_to_write(tmp_pa
     name = places.report_name(
         Plan("small", {}), folder / "workflow", folder / "config" / "hardware.yaml"
     )
-    command = [sys.executable, folder / "workflow/scripts/tabulate_provenance.py", "--plan", plan]
+    command = [sys.executable, folder / "workflow/scripts/tabulate.py", "--plan", plan]
+    command += ["--product", "provenance"]
     command += ["--report", folder / "results/reports" / name, "--csv", tmp_path / "a.csv"]
     done = subprocess.run(
         command, env=environment(folder), cwd=folder, capture_output=True, text=True

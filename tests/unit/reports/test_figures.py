@@ -1,36 +1,33 @@
 """What a sceptical reader looks for in every figure: scales that say so, words that fit, lines promised."""
 
-import importlib
 import json
 import os
 import subprocess
 import sys
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import searches
 from repository import ROOT
-from results_folder import ResultsFolder, draw_all
+from results_folder import ResultsFolder
 
 from longrope.reports import tables as reporting
+from longrope.reports.figures import (
+    convergence,
+    search_convergence,
+    style,
+)
+from longrope.reports.figures import search as search_figure
+from longrope.reports.figures import training as training_figure
 from longrope.search.driver import search
 
 LONG_NOTE = (
     "The model is a stand-in: a Llama of 1.05 million parameters, which was trained on public-domain "
     "books for this demonstration and knows 256 tokens, WHILE_A_NAME_WITHOUT_ANY_SPACE_" + "X" * 150
 )
+FROM_NODES = ("perplexity", "passkey", "factors", "convergence")
 SETTINGS = {"model": "my-llama", "original_length": 256, "source_length": 256}
-
-
-@pytest.fixture(autouse=True)
-def _scripts_on_the_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "workflow" / "scripts"))
-    # pyplot keeps the figures of other tests, and warns of many
-    plt.close("all")
-    yield
-    plt.close("all")
 
 
 def study():
@@ -58,10 +55,10 @@ def drawn(tmp_path):
     """All figures by name, under a long note."""
     results = ResultsFolder(tmp_path).fill()
     results.save_plan(model=LONG_NOTE.removeprefix("The model is a stand-in: "))
-    made = draw_all(results)
-    made["training"] = importlib.import_module("plot_training").draw(*training(), note=LONG_NOTE)
-    for name in ("search", "search_convergence"):
-        made[name] = importlib.import_module(f"plot_{name}").draw(study(), note=LONG_NOTE)
+    made = {name: results.figure(name) for name in FROM_NODES}
+    made["training"] = training_figure.draw(*training(), note=LONG_NOTE)
+    for module in (search_figure, search_convergence):
+        made[module.__name__] = module.draw(study(), note=LONG_NOTE)
     return made
 
 
@@ -98,11 +95,11 @@ def test_no_word_of_any_figure_is_cut(drawn):
 
 
 def test_dollar_signs_in_a_note_are_dollar_signs(tmp_path):
-    figures = importlib.import_module("figures")
-    figure, grid = figures.panels(1)
+    figure, grid = style.panels(1)
     grid[0].plot([1], [1], label="$x$ and $y_{1$")
-    done = figures.finish(figure, "Title", "a model of $5 and $\\bad{", grid)
-    figures.save(done, tmp_path / "a.svg", tmp_path / "a.png")
+    done = style.finish(figure, "Title", "a model of $5 and $\\bad{", grid)
+    for suffix in ("svg", "png", "pdf"):
+        style.save(done, tmp_path / f"a.{suffix}")
     assert "$5 and $\\bad{" in done.get_suptitle()
 
 
@@ -122,8 +119,8 @@ def searched(tmp_path):
         path = results.store / key / "history.jsonl"
         objective = searches.FakeObjective(searches.away_from_four)
         search(searches.PROBLEM, searches.make(algorithm), objective, path, {})
-        table = reporting.convergence_table(results.plan, results.store)
-        return path, table, importlib.import_module("plot_convergence").draw(table)
+        table = reporting.convergence_table(results.results)
+        return path, table, convergence.draw(table)
 
     return run
 
@@ -170,33 +167,33 @@ def test_the_one_start_that_a_curve_search_scores_on_all_documents_has_its_name(
 @pytest.mark.parametrize("form", ["svg", "png"])
 def test_a_figure_that_is_killed_while_it_is_written_is_not_there(tmp_path, form):
     kill = (
-        "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import figures\n"
+        "import os, pathlib, signal, sys\n"
+        "from longrope.reports.figures import style\n"
         "def savefig(path, **options):\n"
         "    open(path, 'w').write('half')\n"
-        "    if sys.argv[4] in str(path):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "figure, _ = figures.panels(1)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "figure, _ = style.panels(1)\n"
         "figure.savefig = savefig\n"
-        "figures.save(figure, figures.Path(sys.argv[2]), figures.Path(sys.argv[3]))"
+        "style.save(figure, pathlib.Path(sys.argv[1]))"
     )
-    scripts = ROOT / "workflow" / "scripts"
-    files = [tmp_path / "a.svg", tmp_path / "a.png"]
-    done = subprocess.run([sys.executable, "-c", kill, scripts, *files, f".{form}"], check=False)
+    path = tmp_path / f"a.{form}"
+    done = subprocess.run([sys.executable, "-c", kill, path], cwd=ROOT, check=False)
     assert done.returncode == -9
-    assert [path.name for path in files if path.exists()] == ["a.svg"] * (form == "png")
+    assert not path.exists()
 
 
 def test_figures_follow_neither_a_users_matplotlibrc_nor_jupyters_backend(tmp_path):
     (tmp_path / "matplotlibrc").write_text("axes.facecolor: black\nfont.size: 40\n")
     draw = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import figures; "
-        "print(figures.plt.rcParams['axes.facecolor'], figures.plt.get_backend())"
+        "from longrope.reports.figures import style\n"
+        "matplotlib = style.matplotlib\n"
+        "print(matplotlib.rcParams['axes.facecolor'], matplotlib.get_backend())"
     )
-    scripts = ROOT / "workflow" / "scripts"
+    changed = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", draw, str(scripts)],
+        [sys.executable, "-c", draw],
         cwd=tmp_path,
-        env=os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+        env=os.environ | changed,
         capture_output=True,
         text=True,
         check=False,

@@ -1,10 +1,11 @@
 """Which nodes stand behind a table, what made them, and what a reader is told of it."""
 
 import csv
-import importlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ from results_folder import ResultsFolder
 from small_store import PRODUCTS, SECOND, SmallStore, manifest
 
 from longrope.plan import build as planning
-from longrope.reports import lineage
+from longrope.reports import lineage, products
 from longrope.reports import tables as reporting
 from longrope.settings import loading as configuration
 from longrope.store.atomic import write_text
@@ -66,30 +67,43 @@ def test_an_experiment_without_a_task_has_no_product_of_it(store):
     assert "passkey" not in {product.name for product in lineage.products_of(store.plan)}
 
 
-def rules():
-    """Return the text of all rules."""
-    return "".join(path.read_text() for path in sorted(ROOT.glob("rules/*.smk")))
+# The registry -------------------------------------------------------------------------------------
 
 
-def test_every_table_and_figure_of_the_rules_has_its_nodes():
-    text = rules()
-    found = re.findall(r'\{(TABLE|FIGURE)S\}/(\w+)\.(?:csv|svg)",\n +caption', text)
-    made = {name: set() for _, name in found}
-    for form, name in found:
-        made[name].add(form.lower())
-    del made["provenance"]
-    assert {name: set(product.form.split(" and ")) for name, product in PRODUCTS.items()} == made
+def test_every_function_of_the_registry_is_there_and_counts_for_the_identity_of_the_tables():
+    for product in products.BY_NAME.values():
+        for name in filter(None, (product.table, product.figure, product.note)):
+            made = products.function(name)
+            assert callable(made) and made.__module__ in products.modules(), name
+
+
+def test_every_product_has_a_caption_in_each_of_its_forms_and_no_caption_has_no_product():
+    captions = {path.stem for path in (ROOT / "workflow" / "report").glob("*.rst")}
+    assert captions == {"workflow", "provenance_page"} | {
+        f"{product.name}_{form}" for product in products.BY_NAME.values() for form in product.forms
+    }
 
 
 def test_every_category_of_the_report_has_each_of_its_items_in_each_of_its_forms():
     # Snakemake draws a switch between the forms and shows nothing where an item lacks one.
-    text = rules()
-    labelled = re.findall(r'category="(.+)",\n +labels={"item": "(.+)", "form": "(.+)"}', text)
-    assert len(labelled) == text.count("report(\n")
-    for category in {category for category, _, _ in labelled}:
-        shown = [(item, form) for of, item, form in labelled if of == category]
+    for category in {product.category for product in products.PRODUCTS}:
+        shown = [
+            (product.item, form)
+            for product in products.PRODUCTS
+            if product.category == category
+            for form in product.forms
+        ]
         items, forms = zip(*shown, strict=True)
         assert set(shown) == {(item, form) for item in items for form in forms}, category
+        assert len(set(shown)) == len(shown), category
+
+
+def test_a_plan_can_be_parsed_without_what_makes_tables_and_figures():
+    check = (
+        "import sys, longrope.reports.places, longrope.reports.products\n"
+        "sys.exit(any(name in sys.modules for name in ('matplotlib', 'pandas', 'scipy', 'torch')))"
+    )
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
 
 
 # What made them -----------------------------------------------------------------------------------
@@ -100,7 +114,7 @@ def test_a_manifest_becomes_one_row_per_table(store):
         dirty=True, host="n1", finished="2026-01-02T03:04:05+00:00", device="NVIDIA H100"
     )
     store.write(store.passkey, told)
-    table = lineage.provenance_table(store.plan, store.folder)
+    table = lineage.provenance_table(store.results)
     assert tuple(table.columns) == lineage.COLUMNS
     (row,) = table[(table["kind"] == "evaluate") & (table["table"] == "passkey")].to_dict("records")
     assert row == {
@@ -187,9 +201,7 @@ def test_every_markdown_table_says_at_which_commit_it_was_made(tmp_path, name):
     made = ResultsFolder(tmp_path).fill()
     for key in made.nodes:
         (made.store / key / "manifest.json").write_text(json.dumps(manifest()))
-    markdown = tmp_path / "table.md"
-    tabulate = importlib.import_module(f"tabulate_{name}").tabulate
-    tabulate(made.plan_file, made.store, tmp_path / "table.csv", markdown)
+    _, markdown = made.table(name)
     assert "Made at commit a1b2c3d with torch 2.13.0" in markdown.read_text()
 
 
@@ -198,8 +210,7 @@ def test_every_markdown_table_says_at_which_commit_it_was_made(tmp_path, name):
 
 def test_the_provenance_table_is_written_with_a_row_per_table_and_node(store, tmp_path):
     table, markdown = tmp_path / "p.csv", tmp_path / "p.md"
-    script = importlib.import_module("tabulate_provenance")
-    script.tabulate(store.plan_file, store.folder, table, markdown)
+    reporting.write_table(lineage.provenance_table(store.results), table, markdown)
     rows = list(csv.DictReader(table.read_text().splitlines()))
     # 3 behind perplexity, 4 passkey, 2 benchmarks, 3 each figure of searches, 7 cost
     assert len(rows) == 3 + 4 + 2 + 3 + 3 + 7
@@ -209,7 +220,7 @@ def test_the_provenance_table_is_written_with_a_row_per_table_and_node(store, tm
 
 def test_a_reader_of_a_table_that_is_written_again_goes_on_reading_the_old_one(store, tmp_path):
     path, markdown = tmp_path / "t.csv", tmp_path / "t.md"
-    table = lineage.provenance_table(store.plan, store.folder)
+    table = lineage.provenance_table(store.results)
     reporting.write_table(table, path, markdown)
     old = path.read_text()
     with path.open() as reader:

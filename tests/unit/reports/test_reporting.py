@@ -24,7 +24,6 @@ from results_folder import (
     LENGTHS,
     MODEL_STAND_IN,
     ResultsFolder,
-    draw_all,
     history,
     searched,
 )
@@ -33,15 +32,10 @@ from longrope.errors import UserError
 from longrope.reports import costs as costing
 from longrope.reports import results as results_of
 from longrope.reports import tables as reporting
+from longrope.reports.figures import passkey, perplexity, style
 from longrope.rope.methods import METHODS, closed_form
-from longrope.settings.hardware import read_machine
 
 CONFIGURATIONS = sorted(set((ROOT / "config").glob("*.yaml")) - {ROOT / "config/hardware.yaml"})
-
-
-@pytest.fixture(autouse=True)
-def _scripts_on_the_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "workflow" / "scripts"))
 
 
 @pytest.fixture
@@ -138,10 +132,8 @@ def test_one_document_has_no_interval():
         ),
     ],
 )
-def test_each_script_writes_exactly_the_promised_columns(results, tmp_path, name, columns):
-    table, markdown = tmp_path / "table.csv", tmp_path / "table.md"
-    tabulate = importlib.import_module(f"tabulate_{name}").tabulate
-    tabulate(results.plan_file, results.store, table, markdown)
+def test_each_table_has_exactly_the_promised_columns(results, name, columns):
+    table, markdown = results.table(name)
     lines = table.read_text().splitlines()
     assert lines[0] == columns
     assert len(lines) > 1
@@ -149,7 +141,7 @@ def test_each_script_writes_exactly_the_promised_columns(results, tmp_path, name
 
 
 def test_perplexity_rows_stand_by_corpus_variant_method_and_length(results):
-    table = reporting.perplexity_table(results.plan, results.store)
+    table = reporting.perplexity_table(results.results)
     series = list(table[["variant", "method"]].drop_duplicates().itertuples(index=False, name=None))
     assert series == list(CURVES)
     assert table["corpus"].tolist() == ["pg19"] * 28 + ["proof_pile"] * 28
@@ -157,26 +149,26 @@ def test_perplexity_rows_stand_by_corpus_variant_method_and_length(results):
 
 
 def test_a_corpus_that_is_a_stand_in_says_so_in_its_rows_and_another_does_not(results):
-    table = reporting.perplexity_table(results.plan, results.store)
+    table = reporting.perplexity_table(results.results)
     assert set(table.loc[table["corpus"] == "pg19", "stand_in"]) == {BOOKS}
     assert set(table.loc[table["corpus"] == "proof_pile", "stand_in"]) == {""}
 
 
 def test_a_corpus_under_another_name_in_the_table_keeps_its_stand_in(results):
     results.save_plan(corpora={"pile": "wrong", "proof_pile": "formal proofs"})
-    node, _ = results_of.evaluations(results.plan, results.store, "perplexity")[0]
+    node, _ = results_of.evaluations(results.results, "perplexity")[0]
     assert results_of.corpus_stand_in(results.plan, node, "proofs") == "formal proofs"
     assert results_of.corpus_stand_in(results.plan, node, "unheard-of") == ""
 
 
 def test_a_benchmark_without_items_keeps_its_row_with_an_empty_value(results):
-    table = reporting.benchmarks_table(results.plan, results.store)
+    table = reporting.benchmarks_table(results.results)
     assert table["task"].tolist() == ["arc_challenge", "mmlu"] * 2
     assert table["value"].isna().tolist() == [True, False] * 2
 
 
 def test_cost_counts_the_tokens_of_searches_and_perplexities_only(results):
-    table = costing.cost_table(results.plan, results.store)
+    table = costing.cost_table(results.results)
     assert table["kind"].unique().tolist() == ["tokenize", "search", "readjust", "evaluate"]
     counted = table.groupby("kind")["scored_tokens"].max()
     assert counted["search"] == 200_000
@@ -211,8 +203,7 @@ def costed(results):
 
 
 def test_the_cost_table_puts_the_estimate_beside_what_was_measured(costed):
-    machine = read_machine("cpu", ROOT / "config/hardware.yaml")
-    table = costing.cost_table(costed.plan, costed.store, machine)
+    table = costing.cost_table(costed.results)
     assert table["kind"].tolist() == ["tokenize", "search", "search"]
     # (8 + 3 * 6 + 1) candidates on 2 documents of 1000 tokens
     assert table["estimated_tokens"].tolist()[1:] == [54_000] * 2
@@ -225,8 +216,7 @@ def test_the_cost_table_puts_the_estimate_beside_what_was_measured(costed):
 
 
 def test_sums_by_stage_leave_out_what_has_no_estimate(costed):
-    machine = read_machine("cpu", ROOT / "config/hardware.yaml")
-    table = costing.cost_table(costed.plan, costed.store, machine)
+    table = costing.cost_table(costed.results)
     sums = costing.stage_table(table)
     assert sums["kind"].tolist() == ["search"]
     assert sums["nodes"].tolist() == [2]
@@ -235,23 +225,16 @@ def test_sums_by_stage_leave_out_what_has_no_estimate(costed):
 
 
 @pytest.mark.parametrize("lacking", ["machine", "shape"])
-def test_without_a_machine_or_a_shape_the_cost_table_has_no_estimates(costed, tmp_path, lacking):
-    hardware = None if lacking == "machine" else ROOT / "config/hardware.yaml"
-    if lacking == "shape":
-        costed.plan_file.write_text(json.dumps(costed.plan | {"shape": {}}))
-    written = tmp_path / "cost.csv", tmp_path / "cost.md"
-    tabulate = importlib.import_module("tabulate_cost").tabulate
-    tabulate(costed.plan_file, costed.store, *written, hardware)
-    table = pd.read_csv(written[0])
-    assert table["estimated_seconds"].isna().all()
+def test_without_a_machine_or_a_shape_the_cost_table_has_no_estimates(costed, lacking):
+    lacks = {"hardware": ""} if lacking == "machine" else {"shape": {}}
+    costed.plan_file.write_text(json.dumps(costed.plan | lacks))
+    written = costed.table("cost")
+    assert pd.read_csv(written[0])["estimated_seconds"].isna().all()
     assert "Estimates" not in written[1].read_text()
 
 
-def test_the_markdown_of_the_cost_has_sums_by_stage_above_its_rows(costed, tmp_path):
-    written = tmp_path / "cost.csv", tmp_path / "cost.md"
-    tabulate = importlib.import_module("tabulate_cost").tabulate
-    tabulate(costed.plan_file, costed.store, *written, ROOT / "config/hardware.yaml")
-    text = written[1].read_text()
+def test_the_markdown_of_the_cost_has_sums_by_stage_above_its_rows(costed):
+    text = costed.table("cost")[1].read_text()
     assert "Estimates are for the machine `cpu`" in text
     head = [row[0] for row in cells_of(text)]
     assert head == ["kind", "---", "search", "kind", "---", "tokenize", "search", "search"]
@@ -261,7 +244,7 @@ def test_an_experiment_without_a_task_has_a_table_without_rows(results):
     results.nodes = {k: n for k, n in results.nodes.items() if n["kind"] == "search"}
     results.save_plan()
     for make in (reporting.passkey_table, reporting.perplexity_table, reporting.benchmarks_table):
-        assert make(results.plan, results.store).empty
+        assert make(results.results).empty
 
 
 def test_equal_results_give_equal_bytes_whatever_the_order_of_the_plan(results, tmp_path):
@@ -269,7 +252,7 @@ def test_equal_results_give_equal_bytes_whatever_the_order_of_the_plan(results, 
     for turn in range(2):
         results.nodes = dict(reversed(results.nodes.items()))
         results.plan_file.write_text(json.dumps({**results.plan, "nodes": results.nodes}))
-        table = reporting.perplexity_table(results.plan, results.store)
+        table = reporting.perplexity_table(results.results)
         reporting.write_table(table, tmp_path / f"{turn}.csv", tmp_path / f"{turn}.md")
         written.append((tmp_path / f"{turn}.csv").read_bytes())
     assert written[0] == written[1]
@@ -278,14 +261,14 @@ def test_equal_results_give_equal_bytes_whatever_the_order_of_the_plan(results, 
 def test_a_missing_result_is_refused_by_its_path(results):
     (results.store / next(k for k in results.nodes if "passkey" in k) / "scores.json").unlink()
     with pytest.raises(UserError, match=r"passkey-\S+/scores.json cannot be read"):
-        reporting.passkey_table(results.plan, results.store)
+        reporting.passkey_table(results.results)
 
 
 # Searches -----------------------------------------------------------------------------------------
 
 
 def test_searched_factors_stand_by_length_and_readjusted_ones_appear_once(results):
-    found = reporting.searched_factors(results.plan, results.store)
+    found = reporting.searched_factors(results.results)
     assert [(each.factors.target_length, each.stage, each.where) for each in found] == [
         (256, "readjusted", "tiny, readjusted"),
         (512, "readjusted", "tiny, readjusted"),
@@ -304,7 +287,7 @@ def test_the_figure_of_factors_has_the_rotary_base_that_they_were_searched_under
 
 
 def test_the_best_perplexity_never_rises_and_skips_candidates_without_a_score(results):
-    table = reporting.convergence_table(results.plan, results.store)
+    table = reporting.convergence_table(results.results)
     assert len(table) == 6 * 199, "without the candidate that was scored on one document"
     for _, rows in table.groupby(["length", "search"]):
         best = rows["best"].dropna()
@@ -330,7 +313,8 @@ def test_the_note_of_a_table_states_the_tuning_mix_of_every_step():
     )
 
 
-def test_the_printed_table_has_a_row_per_method_and_names_the_stand_in():
+def test_the_printed_table_has_a_row_per_method_and_names_the_stand_in(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "workflow" / "scripts"))
     printed = importlib.import_module("print_results")
     cells = [("none", 256, 10.0), ("none", 512, 400.25), ("yarn", 256, 10.0), ("yarn", 512, 12.5)]
     table = pd.DataFrame(
@@ -350,53 +334,54 @@ def test_the_printed_table_has_a_row_per_method_and_names_the_stand_in():
 
 
 def test_every_figure_is_drawn_and_names_the_stand_ins(results, tmp_path):
-    figures = importlib.import_module("figures")
-    drawn = draw_all(results)
     num_panels = {"perplexity": 2, "passkey": 4 + 1, "factors": 5, "convergence": 6}
+    drawn = {name: results.figure(name) for name in num_panels}
     assert {name: len(figure.axes) for name, figure in drawn.items()} == num_panels
     assert drawn["perplexity"].axes[0].get_title() == f"pg19 (stand-in: {BOOKS})"
     for name, figure in drawn.items():
         assert MODEL_STAND_IN in figure.get_suptitle()
         svg, png = tmp_path / f"{name}.svg", tmp_path / f"{name}.png"
-        figures.save(figure, svg, png)
+        for path in (svg, png):
+            style.save(figure, path)
         assert svg.read_text().rstrip().endswith("</svg>")
         assert png.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_figure_drawn_twice_has_the_same_bytes(results, tmp_path):
-    figures = importlib.import_module("figures")
     written = []
     for _ in range(2):
         svg, png = tmp_path / "figure.svg", tmp_path / "figure.png"
-        table = reporting.passkey_table(results.plan, results.store).head(25)
-        figures.save(importlib.import_module("plot_passkey").draw(table), svg, png)
+        table = reporting.passkey_table(results.results).head(25)
+        for path in (svg, png):
+            style.save(passkey.draw(table), path)
         written.append((svg.read_bytes(), png.read_bytes()))
     assert written[0] == written[1]
     assert b"dc:date" not in written[0][0]
 
 
 def test_a_table_read_back_draws_the_same_panels(results, tmp_path):
-    table = reporting.perplexity_table(results.plan, results.store)
+    table = reporting.perplexity_table(results.results)
     reporting.write_table(table, tmp_path / "table.csv", tmp_path / "table.md")
     back = reporting.read_table(tmp_path / "table.csv")
     pd.testing.assert_frame_equal(back, table, rtol=1e-5, check_dtype=False)
 
 
 def test_an_experiment_without_a_task_gets_a_figure_that_says_so(results):
-    for name in ("perplexity", "passkey"):
-        empty = getattr(reporting, f"{name}_table")(results.plan, results.store).iloc[:0]
-        figure = importlib.import_module(f"plot_{name}").draw(empty)
+    for module, make in (
+        (perplexity, reporting.perplexity_table),
+        (passkey, reporting.passkey_table),
+    ):
+        figure = module.draw(make(results.results).iloc[:0])
         assert "this experiment evaluates no" in figure.axes[0].texts[0].get_text()
 
 
 def test_every_method_has_one_label_one_colour_and_one_marker():
-    figures = importlib.import_module("figures")
     names = [*METHODS, "longrope"]
     assert list(reporting.METHOD_ORDER) == names
-    for style in (figures.LABELS, figures.COLOURS, figures.MARKERS):
-        assert list(style) == names
-        assert len(set(style.values())) == len(names)
-    assert figures.TUNED_COLOUR not in figures.COLOURS.values()
+    for each in (style.LABELS, style.COLOURS, style.MARKERS):
+        assert list(each) == names
+        assert len(set(each.values())) == len(names)
+    assert style.TUNED_COLOUR not in style.COLOURS.values()
 
 
 # Markdown -----------------------------------------------------------------------------------------
@@ -422,7 +407,7 @@ def cells_of(markdown: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", ["perplexity", "passkey", "benchmarks", "cost"])
 def test_markdown_and_csv_of_one_table_say_the_same(results, tmp_path, name):
     module = costing if name == "cost" else reporting
-    table = getattr(module, f"{name}_table")(results.plan, results.store)
+    table = getattr(module, f"{name}_table")(results.results)
     reporting.write_table(table, tmp_path / "t.csv", tmp_path / "t.md", note="A note.")
     markdown = (tmp_path / "t.md").read_text()
     assert markdown.startswith("A note.\n\n|")
@@ -441,7 +426,7 @@ def test_reporting_does_not_import_torch():
 
 
 def test_closed_forms_of_the_figure_are_those_of_the_library(results):
-    axes = draw_all(results)["factors"].axes[2]
+    axes = results.figure("factors").axes[2]
     lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
     assert list(lines["YaRN"]) == list(closed_form("yarn", GEOMETRY, 1024).factors)
 

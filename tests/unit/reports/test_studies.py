@@ -14,14 +14,11 @@ from repository import ROOT
 from scipy import stats
 
 from longrope.reports import studies
+from longrope.reports.figures import search_convergence
+from longrope.reports.results import Results
 from longrope.reports.tables import read_table, to_markdown, write_table
 from longrope.rope.factors import RopeFactors
 from longrope.search.workers.units import Score, Text
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "workflow" / "scripts"))
 
 
 def searches(*rows):
@@ -114,12 +111,12 @@ def test_a_summary_read_back_has_the_same_cells(study, tmp_path):
 
 def test_a_plan_without_searches_has_empty_tables(tmp_path):
     plan = {"experiment": "e", "names": {}, "nodes": {}, "stand_ins": {"model": None}}
-    found = studies.search_table(plan, tmp_path)
+    found = studies.search_table(Results(plan, tmp_path))
     assert tuple(found.columns) == studies.SEARCH_COLUMNS
     assert tuple(studies.summary_table(found).columns) == studies.SUMMARY_COLUMNS
-    empty = studies.study_convergence(plan, tmp_path)
+    empty = studies.study_convergence(Results(plan, tmp_path))
     assert tuple(empty.columns) == studies.CONVERGENCE_COLUMNS
-    assert not importlib.import_module("plot_search_convergence").draw(empty).axes[0].axison
+    assert not search_convergence.draw(empty).axes[0].axison
 
 
 # From histories -----------------------------------------------------------------------------------
@@ -159,7 +156,7 @@ def store(tmp_path):
 
 
 def test_a_row_of_the_table_is_what_factors_and_manifest_say(store):
-    table = studies.search_table(*store)
+    table = studies.search_table(Results(*store))
     assert table.values.tolist() == [
         ["cma", 0, 2048, "yes", 800, 6.0, 5.0, 3.5, 256.0],
         ["cma", 1, 2048, "yes", 800, 6.0, 6.0, 3.5, 256.0],
@@ -167,21 +164,21 @@ def test_a_row_of_the_table_is_what_factors_and_manifest_say(store):
 
 
 def test_only_candidates_scored_on_all_documents_are_the_best_so_far(store):
-    table = studies.study_convergence(*store)
+    table = studies.study_convergence(Results(*store))
     assert table[["seed", "scored_tokens", "best"]].values.tolist() == [
         [0, 300, 9.0], [0, 400, 9.0], [0, 500, 8.0], [1, 600, 6.0], [1, 800, 6.0],
     ]  # fmt: skip
 
 
 def test_a_band_begins_where_every_seed_is_known_and_ends_with_the_last(store):
-    band = studies.band_over_seeds(studies.study_convergence(*store))
+    band = studies.band_over_seeds(studies.study_convergence(Results(*store)))
     assert band.reset_index().values.tolist() == [[600, 7.0, 6.0, 8.0], [800, 7.0, 6.0, 8.0]]
 
 
 def test_the_figure_has_a_line_a_band_and_an_end_for_each_algorithm(store):
-    table = studies.study_convergence(*store)
+    table = studies.study_convergence(Results(*store))
     both = pd.concat([table, table.assign(algorithm="evolution", best=table["best"] * 1.1)])
-    figure = importlib.import_module("plot_search_convergence").draw(both, note="a toy")
+    figure = search_convergence.draw(both, note="a toy")
     (axes,) = figure.axes
     assert (axes.get_title(), axes.get_xscale()) == ("2k tokens", "log")
     assert [len(axes.collections), len(axes.lines)] == [2, 4]

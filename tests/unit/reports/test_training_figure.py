@@ -1,18 +1,12 @@
 """The curves of fine-tunings: tables from the files of nodes, and the figure."""
 
-import importlib
 import json
 
 import pytest
-from repository import ROOT
 from results_folder import ResultsFolder
 
 from longrope.reports import tables as reporting
-
-
-@pytest.fixture(autouse=True)
-def _scripts_on_the_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "workflow" / "scripts"))
+from longrope.reports.figures import style, training
 
 
 def as_lines(entries):
@@ -53,12 +47,12 @@ def results(tmp_path):
 
 def draw(results, note=""):
     tables = (reporting.training_table, reporting.watched_table)
-    made = [make(results.plan, results.store) for make in tables]
-    return importlib.import_module("plot_training").draw(*made, note=note)
+    made = [make(results.results) for make in tables]
+    return training.draw(*made, note=note)
 
 
 def test_every_step_has_a_row_and_those_that_were_measured_speed_and_memory(results):
-    table = reporting.training_table(results.plan, results.store)
+    table = reporting.training_table(results.results)
     assert table["model"].tolist() == ["tiny-1024"] * 20 + ["tiny-2048"] * 5
     assert table["step"].tolist() == [*range(1, 21), *range(1, 6)]
     first = table[table["model"] == "tiny-1024"]
@@ -72,7 +66,7 @@ def test_every_step_has_a_row_and_those_that_were_measured_speed_and_memory(resu
 
 
 def test_what_was_watched_has_a_row_for_each_look_and_length(results):
-    table = reporting.watched_table(results.plan, results.store)
+    table = reporting.watched_table(results.results)
     assert table["model"].unique().tolist() == ["tiny-1024"]
     assert table["length"].tolist() == [256, 1024] * 2
     assert table["perplexity"].isna().tolist() == [False, True, False, False]
@@ -104,7 +98,8 @@ def test_the_figure_has_a_panel_for_each_model_and_quantity(results, tmp_path):
     assert memory["main memory: step's end"][-8:] == [63.0 + n for n in range(8)]
     assert memory["main memory: peak so far"][-1] == 90.0
     svg, png = tmp_path / "training.svg", tmp_path / "training.png"
-    importlib.import_module("figures").save(figure, svg, png)
+    for path in (svg, png):
+        style.save(figure, path)
     assert svg.read_text().rstrip().endswith("</svg>")
     assert png.read_bytes().startswith(b"\x89PNG")
 

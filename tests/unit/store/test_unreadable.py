@@ -236,8 +236,8 @@ def test_a_script_of_a_table_ends_in_one_sentence(tmp_path):
     circle = tmp_path / "plans" / "tiny.json"
     circle.parent.mkdir()
     circle.symlink_to(circle)  # too many levels of links, also for root
-    script = ROOT / "workflow" / "scripts" / "tabulate_cost.py"
-    command = [sys.executable, str(script), "--plan", str(circle), "--csv", "a", "--markdown", "b"]
+    script = ROOT / "workflow" / "scripts" / "tabulate.py"
+    command = [sys.executable, str(script), "--product", "cost", "--plan", str(circle)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("longrope: error: "), done.stderr

@@ -1,4 +1,4 @@
-"""What all figures share: colours, labels, sizes, and files whose bytes do not depend on the day.
+"""Style of all figures: colours, labels, sizes, and files whose bytes do not depend on the day.
 
 Methods have their colours and markers by their order in METHODS.
 """
@@ -9,23 +9,22 @@ import textwrap
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 # Before the import, which refuses a backend of Jupyter's that is not installed.
 os.environ["MPLBACKEND"] = "agg"
 
 import matplotlib
-
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from longrope.reports.ticks import log_ticks, minor_log_ticks, tick_label
 from longrope.rope.methods import METHODS
 from longrope.store.atomic import written_whole
-from longrope.reports.ticks import log_ticks, minor_log_ticks, tick_label
 
 LABELS = {name: method.label for name, method in METHODS.items()} | {"longrope": "LongRoPE"}
 # Okabe and Ito's palette, told apart with any colour vision, then grey and brown; markers differ too.
@@ -38,6 +37,8 @@ MARKS = "osD^vP*X"
 """Of the algorithms of a study, in the order of their names."""
 SEEN = 1.3
 """Candidates this many times worse than the best are cut off, or the descent would not be seen."""
+DOTS: dict[str, float] = {"png": 150}
+"""Per inch, of a picture that is made of dots."""
 SIZE = (4.0, 3.2)
 """Inches, of one panel."""
 HANDLE_WIDTH = 0.65
@@ -50,7 +51,13 @@ LOG = " (log\N{NO-BREAK SPACE}scale)"
 """Ends the label of every logarithmic axis."""
 X_GAP = 0.12
 """Least distance of two numbers under a panel, as a share of its width."""
-STYLE = {
+UNDATED = {
+    "pdf": ("CreationDate", "Creator", "Producer"),
+    "png": ("Software",),
+    "svg": ("Creator", "Date"),
+}
+"""kind of picture -> entries that would say when and by which version it was drawn"""
+STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -63,8 +70,14 @@ STYLE = {
     "text.parse_math": False,
 }
 # A user's matplotlibrc is for figures of their own.
-plt.rcdefaults()
+matplotlib.rcdefaults()
 matplotlib.rcParams.update(STYLE)
+
+
+def groups(table: pd.DataFrame, *columns: str, sort: bool = True) -> list[tuple[Any, pd.DataFrame]]:
+    """Return the rows of each value of a column, or of each tuple of values of several."""
+    by = columns[0] if len(columns) == 1 else list(columns)
+    return list(table.groupby(by, sort=sort))
 
 
 def series_label(variant: str, method: str) -> str:
@@ -82,19 +95,14 @@ def series_marker(variant: str, method: str) -> str:
     return TUNED_MARKER if variant == "tuned" else MARKERS[method]
 
 
-def panels(count: int, columns: int = 3, *, same_y: bool = False) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int = 3) -> tuple[Figure, list[Axes]]:
     """Return a figure with `count` panels in rows of at most `columns`."""
     across = min(count, columns)
     down = math.ceil(count / across)
-    figure, grid = plt.subplots(
-        down,
-        across,
-        figsize=(SIZE[0] * across, SIZE[1] * down + 0.7),
-        squeeze=False,
-        sharey=same_y,
-        layout="constrained",
-    )
-    axes = list(grid.flat)
+    size = (SIZE[0] * across, SIZE[1] * down + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(down, across, squeeze=False).flat)
     for unused in axes[count:]:
         unused.remove()
     return figure, axes[:count]
@@ -207,10 +215,9 @@ def length_label(length: float, position: object = None) -> str:
     return f"{length / 1024:g}k" if length >= 1024 and length % 1024 == 0 else f"{length:g}"
 
 
-def save(figure: Figure, svg: Path, png: Path) -> None:
-    """Write a figure as SVG and PNG, each whole or not at all; equal figures give equal bytes."""
-    with written_whole(svg) as scratch:
-        figure.savefig(scratch, format="svg", metadata={"Date": None, "Creator": None})
-    with written_whole(png) as scratch:
-        figure.savefig(scratch, format="png", dpi=150, metadata={"Software": None})
-    plt.close(figure)
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure whole or not at all, in the format of the suffix; equal figures give equal bytes."""
+    form = path.suffix[1:]
+    undated: dict[str, Any] = dict.fromkeys(UNDATED[form])
+    with written_whole(path) as scratch:
+        figure.savefig(scratch, format=form, dpi=DOTS.get(form, "figure"), metadata=undated)

@@ -2,18 +2,23 @@
 
 from itertools import groupby
 
-import arguments
-import figures
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from longrope.rope.methods import Geometry, closed_form
+from longrope.reports.figures import style
+from longrope.reports.results import Results, model_note
 from longrope.reports.tables import Searched, geometry_of, searched_factors
-from longrope.reports.results import model_note, read_plan, store_of
+from longrope.rope.methods import Geometry, closed_form
 
 REFERENCES = ("linear", "ntk", "yarn")
 # Searches at one length differ by the model they scored; dashes tell them apart in one colour.
 DASHES = {"base": "-", "tuned": "--", "readjusted": ":"}
+
+
+def figure(results: Results) -> Figure:
+    """Return the figure of the factors of finished results."""
+    searched = searched_factors(results)
+    return draw(searched, geometry_of(searched[0].factors), note=model_note(results.plan))
 
 
 def draw(searched: list[Searched], geometry: Geometry, *, note: str = "") -> Figure:
@@ -22,32 +27,32 @@ def draw(searched: list[Searched], geometry: Geometry, *, note: str = "") -> Fig
         (length, list(sets))
         for length, sets in groupby(searched, lambda each: each.factors.target_length)
     ]
-    figure, grid = figures.panels(len(by_length))
+    figure, grid = style.panels(len(by_length))
     for axes, (length, sets) in zip(grid, by_length, strict=True):
         draw_panel(axes, length, sets, geometry)
-    figures.row_labels(grid, f"rescale factor{figures.LOG}")
-    return figures.finish(figure, "Rescale factors of the rotary pairs", note, grid)
+    style.row_labels(grid, f"rescale factor{style.LOG}")
+    return style.finish(figure, "Rescale factors of the rotary pairs", note, grid)
 
 
 def draw_panel(axes: Axes, length: int, sets: list[Searched], geometry: Geometry) -> None:
     """Draw the factors for one length, in tokens."""
     for method in REFERENCES:
         factors = closed_form(method, geometry, length).factors
-        colour, label = figures.COLOURS[method], figures.LABELS[method]
+        colour, label = style.COLOURS[method], style.LABELS[method]
         axes.plot(factors, color=colour, linewidth=1.3, label=label)
     for each in sets:
         axes.plot(
             each.factors.factors,
             DASHES[each.stage],
-            color=figures.COLOURS["longrope"],
+            color=style.COLOURS["longrope"],
             linewidth=2,
             label=f"LongRoPE, {each.where}",
         )
-    figures.log_axis(axes, "y")
+    style.log_axis(axes, "y")
     starts = start_tokens(sets)
     scale = f"{length / geometry.original_length:g}x"
-    title = f"{figures.length_label(length)} tokens ({scale}), start tokens {starts}"
-    figures.panel_title(axes, title)
+    title = f"{style.length_label(length)} tokens ({scale}), start tokens {starts}"
+    style.panel_title(axes, title)
     axes.set_xlabel("rotary pair (0 turns fastest)")
 
 
@@ -57,12 +62,3 @@ def start_tokens(sets: list[Searched]) -> str:
     if len(set(counts)) == 1:
         return str(counts[0])
     return ", ".join(f"{n} ({each.stage})" for n, each in zip(counts, sets, strict=True))
-
-
-if __name__ == "__main__":
-    paths = arguments.parse()
-    plan = read_plan(paths.plan)
-    store = store_of(paths.plan)
-    searched = searched_factors(plan, store)
-    figure = draw(searched, geometry_of(searched[0].factors), note=model_note(plan))
-    figures.save(figure, paths.svg, paths.png)

@@ -1,32 +1,36 @@
 """Plot how each search converged: best perplexity so far against the tokens scored for it."""
 
-import arguments
-import figures
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from longrope.reports.figures import style
+from longrope.reports.results import Results, model_note
 from longrope.reports.tables import convergence_table
-from longrope.reports.results import model_note, read_plan, store_of
 
 START_LABELS = {
-    **figures.LABELS,
+    **style.LABELS,
     "mixed": "YaRN as the public code mixes it",
     "tuned": "factors of the fine-tuning",
 }
 """what a search starts from -> what the legend calls it; ramps are called by their name"""
 
 
+def figure(results: Results) -> Figure:
+    """Return the figure of the searches of finished results."""
+    return draw(convergence_table(results), note=model_note(results.plan))
+
+
 def draw(table: pd.DataFrame, *, note: str = "") -> Figure:
     """Return the figure of a convergence table, one panel per search."""
-    searches = list(table.groupby(["length", "search"]))
-    figure, grid = figures.panels(len(searches))
+    searches = style.groups(table, "length", "search")
+    figure, grid = style.panels(len(searches))
     for axes, ((length, search), rows) in zip(grid, searches, strict=True):
         draw_panel(axes, rows)
-        figures.panel_title(axes, f"{figures.length_label(length)} tokens, {search}")
-    figures.row_labels(grid, "perplexity on the search documents")
-    return figures.finish(figure, "Convergence of the searches", note, grid)
+        style.panel_title(axes, f"{style.length_label(length)} tokens, {search}")
+    style.row_labels(grid, "perplexity on the search documents")
+    return style.finish(figure, "Convergence of the searches", note, grid)
 
 
 def draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
@@ -37,11 +41,11 @@ def draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
         tokens,
         rows["best"],
         where="post",
-        color=figures.COLOURS["longrope"],
+        color=style.COLOURS["longrope"],
         linewidth=2,
         label="best so far",
     )
-    figures.cut_far_above(axes, rows["perplexity"])
+    style.cut_far_above(axes, rows["perplexity"])
     draw_starts(axes, rows)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("scored tokens (millions)")
@@ -53,7 +57,7 @@ def draw_starts(axes: Axes, rows: pd.DataFrame) -> None:
     above = []
     starts = starts.sort_values("perplexity", kind="stable")
     for name, value in zip(starts["start"], starts["perplexity"], strict=True):
-        label, colour = START_LABELS.get(name, name), figures.COLOURS.get(name, "0.3")
+        label, colour = START_LABELS.get(name, name), style.COLOURS.get(name, "0.3")
         if value > axes.get_ylim()[1]:
             above.append(f"{label}: {value:.4g}")
         else:
@@ -69,11 +73,3 @@ def draw_starts(axes: Axes, rows: pd.DataFrame) -> None:
             transform=axes.transAxes,
             bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 2},
         )
-
-
-if __name__ == "__main__":
-    paths = arguments.parse()
-    plan = read_plan(paths.plan)
-    table = convergence_table(plan, store_of(paths.plan))
-    figure = draw(table, note=model_note(plan))
-    figures.save(figure, paths.svg, paths.png)

@@ -1,18 +1,18 @@
 """Plot how each fine-tuning went: loss, watched perplexity, learning rate, gradients, speed and memory."""
 
-import arguments
-import figures
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from longrope.reports.figures import style
+from longrope.reports.results import Results, model_note
 from longrope.reports.tables import MEMORY_COLUMNS, training_table, watched_table
-from longrope.reports.results import model_note, read_plan, store_of
 
 QUANTITIES = {
     "loss": "loss of the rows trained on (nats)",
-    "perplexity": f"perplexity of held-out documents{figures.LOG}",
+    "perplexity": f"perplexity of held-out documents{style.LOG}",
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm before clipping",
     "tokens_per_second": "tokens per second",
@@ -37,30 +37,35 @@ SMOOTHED = 10
 """Steps of a training, divided by those that its running mean is over."""
 
 
+def figure(results: Results) -> Figure:
+    """Return the figure of the fine-tunings of finished results."""
+    return draw(training_table(results), watched_table(results), note=model_note(results.plan))
+
+
 def draw(training: pd.DataFrame, watched: pd.DataFrame, *, note: str = "") -> Figure:
     """Return the figure: a column of panels per model, a row per quantity that some model has."""
     if training.empty:
-        return figures.nothing_to_draw("this experiment fine-tunes no model")
+        return style.nothing_to_draw("this experiment fine-tunes no model")
     models = list(training["model"].unique())
     rows = [name for name in QUANTITIES if _has(training, watched, name)]
-    figure, grid = figures.panels(len(rows) * len(models), len(models))
+    figure, grid = style.panels(len(rows) * len(models), len(models))
     for number, axes in enumerate(grid):
         name, model = rows[number // len(models)], models[number % len(models)]
-        own = [table[table["model"] == model] for table in (training, watched)]
-        if _has(*own, name):
-            draw_panel(axes, name, *own)
+        log, losses = (table[table["model"] == model] for table in (training, watched))
+        if _has(log, losses, name):
+            draw_panel(axes, name, log, losses)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         else:
             axes.set_axis_off()
             axes.text(0.5, 0.5, MISSING.get(name, "not measured"), ha="center", va="center")
     for axes, model in zip(grid, models, strict=False):
-        figures.panel_title(axes, model)
+        style.panel_title(axes, model)
     for number, name in enumerate(rows):
-        figures.row_labels(grid[number * len(models) :][:1], QUANTITIES[name])
+        style.row_labels(grid[number * len(models) :][:1], QUANTITIES[name])
     for column in range(len(models)):
         lowest = [axes for axes in grid[column :: len(models)] if axes.axison][-1]
         lowest.set_xlabel("optimizer step")
-    return figures.finish(figure, "Fine-tuning", note, grid)
+    return style.finish(figure, "Fine-tuning", note, grid)
 
 
 def _has(training: pd.DataFrame, watched: pd.DataFrame, name: str) -> bool:
@@ -81,7 +86,7 @@ def draw_panel(axes: Axes, name: str, training: pd.DataFrame, watched: pd.DataFr
     axes.plot(
         training["step"],
         training[name],
-        color=figures.COLOURS["longrope"] if smooth else "0.65",
+        color=style.COLOURS["longrope"] if smooth else "0.65",
         linewidth=1.3 if smooth else 0.8,
         label=None if smooth else "each step",
     )
@@ -95,7 +100,7 @@ def draw_running_mean(axes: Axes, steps: "pd.Series[int]", values: "pd.Series[fl
     axes.plot(
         steps,
         values.rolling(max(1, len(values) // SMOOTHED), min_periods=1).mean(),
-        color=figures.COLOURS["longrope"],
+        color=style.COLOURS["longrope"],
         linewidth=2,
         label="running mean",
     )
@@ -105,37 +110,29 @@ def draw_perplexity(axes: Axes, watched: pd.DataFrame) -> None:
     """Draw a line for the original length and one for the target length."""
     kinds = {"original length": "none", "target length": "longrope"}
     lines = watched.sort_values(["length", "step"]).groupby("length")
-    for (label, style), (_, rows) in zip(kinds.items(), lines, strict=False):
+    for (label, method), (_, rows) in zip(kinds.items(), lines, strict=False):
         axes.plot(
             rows["step"],
             rows["perplexity"],
-            color=figures.COLOURS[style],
-            marker=figures.MARKERS[style],
+            color=style.COLOURS[method],
+            marker=style.MARKERS[method],
             markersize=4.5,
             linewidth=1.3,
             label=label,
         )
-    figures.log_axis(axes, "y")
+    style.log_axis(axes, "y")
 
 
 def draw_memory(axes: Axes, training: pd.DataFrame) -> None:
     """Draw a line for each memory that was measured, from zero."""
-    for column, (label, method, style) in MEMORY.items():
+    for column, (label, method, dashes) in MEMORY.items():
         if training[column].notna().any():
             axes.plot(
                 training["step"],
                 training[column],
-                color=figures.COLOURS[method],
-                linestyle=style,
+                color=style.COLOURS[method],
+                linestyle=dashes,
                 linewidth=1.3,
                 label=label,
             )
-    axes.set_ylim(0, 1.08 * training[list(MEMORY)].max(axis=None))
-
-
-if __name__ == "__main__":
-    paths = arguments.parse()
-    plan = read_plan(paths.plan)
-    tables = [make(plan, store_of(paths.plan)) for make in (training_table, watched_table)]
-    figure = draw(*tables, note=model_note(plan))
-    figures.save(figure, paths.svg, paths.png)
+    axes.set_ylim(0, 1.08 * float(np.nanmax(training[list(MEMORY)])))

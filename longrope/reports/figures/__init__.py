@@ -1,0 +1,1 @@
+"""Figures of a report, a module each; they import matplotlib, which tables do not need."""
