@@ -1,5 +1,6 @@
 # make demo   set up and run the whole pipeline on the embedded default
 # make test   set up and run the test suite
+# make docs   build the guides and the API's pages to build/docs, with tools of their own
 # make dag    draw the nodes of a configuration (CONFIG=...), done or not, beside its links
 # make test-processors   the numeric tests as on processors with fewer instructions, with 1 to 4 threads
 # make test-pythons   the tests that need no torch, under every Python of this machine that the package supports
@@ -35,7 +36,7 @@ NUMERIC := $(patsubst %,tests/unit/%.py,models/test_attention_choice search/test
 # ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA and threads; `best` is what the machine has.
 PROCESSORS ?= default:AVX2:2 avx2:AVX512_CORE:4 avx512:AVX512_CORE_BF16:1 best:best:3
 
-.PHONY: help setup demo dag test test-processors test-pythons test-slurm lint format lock clean
+.PHONY: help setup demo docs dag test test-processors test-pythons test-slurm lint format lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -60,6 +61,14 @@ demo: $(READY)
 
 dag: $(READY)
 	@$(VENV)/bin/python workflow/scripts/plot_dag.py --config "$(CONFIG)"
+
+docs: .venv-docs/ready
+	.venv-docs/bin/mkdocs build
+
+.venv-docs/ready: requirements/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	@touch $@
 
 # One thread each: two test processes share two cores.
 test: $(READY)
@@ -102,6 +111,12 @@ lock:
 	  '# A CPU or a GPU build of torch both satisfy it.'; \
 	  .venv-lock/bin/python -m pip freeze --all --exclude longrope --exclude pip \
 	  | sed 's/+cpu//' ) > requirements/lock.txt
+	$(PYTHON) -m venv --clear .venv-lock
+	$(PYTHON) -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+	  print(*project['optional-dependencies']['docs'], sep='\n')" \
+	  | .venv-lock/bin/python -m pip install --quiet -r /dev/stdin
+	( echo '# Everything that `make docs` needs, pinned; made by `make lock` from the extra docs of pyproject.toml.'; \
+	  .venv-lock/bin/python -m pip freeze ) > requirements/docs.txt
 	rm -r .venv-lock
 
 clean:

@@ -32,12 +32,12 @@ class Progress:
         self._bar.close()
 
     def begin(self, iteration: int, num_tokens: int, num_candidates: int, remaining: int) -> None:
-        """Reckon that what remains costs as much a candidate as this iteration or the one before.
+        """Estimate that what remains costs as much a candidate as this iteration or the one before.
 
-        The dearer of the two, because a race has just begun to score its candidates.
+        The larger of the two estimates is used, since some iterations score few documents.
 
         Args:
-            iteration: the same for all stages of a race.
+            iteration: from 0; the check without start tokens is part of the last one.
             num_tokens: that are asked for now, and were not before.
             num_candidates: that are asked for now.
             remaining: candidates of this iteration and, by estimate, of those after it.

@@ -16,7 +16,10 @@ from longrope.settings.tasks import EvaluateSettings
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 INSTALLED_EXTRAS = ("train", "cluster", "eval", "workflow", "dev")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/gpu-checklist.md")
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md"),
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))),
+)
 MADE_BY_THE_DEMO = {"docs/images/perplexity.png"}
 """Pictures that a run of the demo makes; they may be missing."""
 
@@ -40,8 +43,8 @@ def pins(lines: list[str]) -> dict[str, str]:
     return found
 
 
-def locked() -> dict[str, str]:
-    lines = (ROOT / "requirements/lock.txt").read_text().splitlines()
+def locked(name: str = "lock") -> dict[str, str]:
+    lines = (ROOT / f"requirements/{name}.txt").read_text().splitlines()
     return pins([line for line in lines if line and not line.startswith("#")])
 
 
@@ -79,9 +82,34 @@ def test_every_locked_version_satisfies_the_project_file():
         assert requirement.specifier.contains(lock[name]), f"{requirement} against {lock[name]}"
 
 
+def test_the_tools_of_the_documentation_have_a_lock_file_of_their_own():
+    pinned = locked("docs")
+    for requirement in map(Requirement, PROJECT["optional-dependencies"]["docs"]):
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)])
+        assert canonicalize_name(requirement.name) not in locked()
+    assert "torch" not in pinned
+
+
+def leaves(navigation: Any) -> list[str]:
+    """Return the pages of a navigation of mkdocs."""
+    if isinstance(navigation, str):
+        return [navigation]
+    entries = navigation.values() if isinstance(navigation, dict) else navigation
+    return [page for entry in entries for page in leaves(entry)]
+
+
+def test_the_navigation_has_every_page_and_the_page_of_the_api_every_public_name():
+    docs = ROOT / "docs"
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    pages = [path.relative_to(docs).as_posix() for path in docs.rglob("*.md")]
+    assert sorted(leaves(navigation)) == sorted(pages)
+    names = re.findall(r"^::: longrope\.(\w+)$", (docs / "api.md").read_text(), re.MULTILINE)
+    assert sorted(names) == sorted(longrope.__all__)
+
+
 def test_flash_attention_is_an_extra_and_in_neither_list_of_pins():
     extras = PROJECT["optional-dependencies"]
-    assert set(extras) == {*INSTALLED_EXTRAS, "flash"}
+    assert set(extras) == {*INSTALLED_EXTRAS, "docs", "flash"}
     assert [Requirement(text).name for text in extras["flash"]] == ["flash-attn"]
     assert "flash-attn" not in environment_pins()
     assert "flash-attn" not in locked()
