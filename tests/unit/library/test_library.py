@@ -13,6 +13,7 @@ from repository import ROOT
 from search_stage import SETTINGS, searched, write_inputs
 from searches import SMALL
 from tiny_models import ORIGINAL_LENGTH, build
+from tokenizer_kinds import begins_with_bos
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import longrope
@@ -106,6 +107,16 @@ def test_strings_are_read_as_the_workflow_reads_them(tokenizer):
     ids = tokenizer(text, add_special_tokens=False).input_ids
     by_ids = longrope.perplexity(model, [ids], length=256)
     assert longrope.perplexity(model, [text], tokenizer=tokenizer, length=256) == by_ids
+
+
+def test_what_a_tokenizer_puts_before_a_text_is_put_before_every_window():
+    encoder = begins_with_bos()
+    model = build("llama", vocab_size=encoder.get_vocab_size())
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=encoder)
+    begin, *ids = encoder.encode("Some words, and more of them.").ids
+    measured = longrope.perplexity(model, ["Some words, and more of them."], tokenizer=wrapped)
+    assert measured == longrope.perplexity(model, [ids], begin=[begin])
+    assert measured != longrope.perplexity(model, [ids])
 
 
 # Search -------------------------------------------------------------------------------------------
@@ -207,6 +218,11 @@ def test_wrong_arguments_of_a_search_are_refused_by_name(llama, changes, sentenc
 def test_a_window_without_room_for_a_token_to_score_is_refused(llama):
     with pytest.raises(UserError, match="length must be at least 3 tokens, got 2"):
         longrope.perplexity(llama, TEXTS, begin=[1, 2], length=2)
+
+
+def test_a_model_in_training_mode_is_refused(llama):
+    with pytest.raises(ValueError, match=r"call model\.eval\(\) before scoring"):
+        longrope.search_factors(llama.train(), TEXTS, target_length=128)
 
 
 def test_models_that_cannot_be_extended_are_refused():
