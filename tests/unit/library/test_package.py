@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from repository import ROOT
@@ -32,6 +33,12 @@ def test_type_checkers_see_the_public_names_in_the_modules_that_they_come_from()
     expected = {name: f"longrope.{module}" for name, module in longrope._MODULES.items()}
     assert type_checked_names() == expected
     assert set(longrope.__all__) == expected.keys() <= set(dir(longrope))
+
+
+def test_an_installed_package_tells_type_checkers_that_it_has_types():
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert "py.typed" in tools["setuptools"]["package-data"]["longrope"]
+    assert (ROOT / "longrope/py.typed").is_file()
 
 
 def test_factors_and_closed_forms_are_imported_without_torch():
