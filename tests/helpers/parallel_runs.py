@@ -206,6 +206,10 @@ def forget_sequence_parallelism() -> None:
         del ALL_ATTENTION_FUNCTIONS["sdpa"]
 
 
+PATIENT = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "240"}
+"""torchrun kills processes that are still saving after so many seconds, as in the rule; by itself after 30"""
+
+
 def torchrun(
     *arguments: object, processes: int = 2, **environment: str
 ) -> subprocess.CompletedProcess[str]:
@@ -218,7 +222,7 @@ def torchrun(
         [*command, "--standalone", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())} | environment,
+        env=os.environ | PATIENT | {"OMP_NUM_THREADS": str(torch.get_num_threads())} | environment,
         # for what hangs: on a busy machine fifteen trainings took longer than two minutes
         timeout=600,
     )

@@ -69,9 +69,12 @@ def test_after_accept_nothing_is_stale_and_the_printed_command_does_it(package):
     assert "      code changed: longrope.stages.search" in lines
     done = longrope(package, *hint.split())
     assert (done.returncode, done.stderr) == (0, "")
-    old, computed = old_code("search"), CodeIndex(package).computed(known_code()["search.auto"])
+    old, computed = (
+        old_code("search"),
+        CodeIndex(package).computed(known_code()["search.evolution"]),
+    )
     assert done.stdout == (
-        f"search.auto: the code {computed} now stands for {old}\n"
+        f"search.evolution: the code {computed} now stands for {old}\n"
         f"review and commit {package / 'accepted.json'}\n"
     )
     assert last_line(package) == "4 of 4 nodes done, 0 stale, 0 missing"
@@ -83,7 +86,7 @@ def test_a_job_takes_accepted_code_for_what_it_was_planned_for(package):
     (node,) = planned().of("search")
     command = ["run", node.key, "--plan", "plan.json"]
     assert "changed since it was planned" in longrope(package, *command).stderr
-    longrope(package, "accept", "search.auto", node.code)
+    longrope(package, "accept", "search.evolution", node.code)
     done = longrope(package, *command)
     assert (done.returncode, done.stderr) == (0, "")
     assert "verified, not computed again" in done.stdout
@@ -95,7 +98,7 @@ def test_all_accepts_every_kind_that_one_change_touched(package):
     done = longrope(package, "accept", "--all", "config.yaml")
     assert (done.returncode, done.stderr) == (0, "")
     names = [line.partition(":")[0] for line in done.stdout.splitlines()[:-1]]
-    assert names == ["search.auto", "evaluate.perplexity"]
+    assert names == ["search.evolution", "evaluate.perplexity"]
     assert last_line(package) == "4 of 4 nodes done, 0 stale, 0 missing"
 
 
@@ -127,10 +130,10 @@ def test_all_accepts_no_node_that_differs_otherwise_too(package):
 def test_code_accepted_twice_stands_for_the_first(package):
     first = old_code("search")
     for _ in range(2):
-        before = CodeIndex(package).computed(known_code()["search.auto"])
+        before = CodeIndex(package).computed(known_code()["search.evolution"])
         change(package, "stages/search")
-        assert longrope(package, "accept", "search.auto", before).returncode == 0
-        assert CodeIndex(package).identity(known_code()["search.auto"]) == first
+        assert longrope(package, "accept", "search.evolution", before).returncode == 0
+        assert CodeIndex(package).identity(known_code()["search.evolution"]) == first
     assert last_line(package) == "4 of 4 nodes done, 0 stale, 0 missing"
 
 
@@ -138,19 +141,19 @@ def test_code_accepted_twice_stands_for_the_first(package):
     ("arguments", "reason"),
     [
         (
-            ["serach.auto", "0" * 16],
-            "accept knows no code of 'serach.auto': did you mean search.auto?",
+            ["serach.evolution", "0" * 16],
+            "accept knows no code of 'serach.evolution': did you mean search.evolution?",
         ),
         (["evaluate.paskey", "0" * 16], "did you mean evaluate.passkey?"),
         (
             ["x", "0" * 16],
             "accept knows no code of 'x': it is one of fetch, fetch.benchmark_items, tok",
         ),
-        (["search.auto", "0" * 15], f"16 hexadecimal digits, got '{'0' * 15}'."),
-        (["search.auto", "G" * 16], f"16 hexadecimal digits, got '{'G' * 16}'."),
+        (["search.evolution", "0" * 15], f"16 hexadecimal digits, got '{'0' * 15}'."),
+        (["search.evolution", "G" * 16], f"16 hexadecimal digits, got '{'G' * 16}'."),
         (
-            ["search.auto", "NOW"],
-            "the code of search.auto already is NOW: there is nothing to accept.",
+            ["search.evolution", "NOW"],
+            "the code of search.evolution already is NOW: there is nothing to accept.",
         ),
         ([], "accept needs a KIND and an OLD code identity, or --all CONFIG."),
         (["search"], "accept needs a KIND and an OLD"),
@@ -160,7 +163,7 @@ def test_code_accepted_twice_stands_for_the_first(package):
     ],
 )
 def test_a_mistake_is_refused_in_one_sentence_and_nothing_is_written(package, arguments, reason):
-    now = CodeIndex(package).identity(known_code()["search.auto"])
+    now = CodeIndex(package).identity(known_code()["search.evolution"])
     done = longrope(package, "accept", *(a.replace("NOW", now) for a in arguments))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("longrope: error: ")
@@ -171,7 +174,7 @@ def test_a_mistake_is_refused_in_one_sentence_and_nothing_is_written(package, ar
 
 def test_a_broken_file_of_accepted_code_is_named_by_every_verb(package):
     (package / "accepted.json").write_text("{")
-    for arguments in (["plan", "config.yaml"], ["accept", "search.auto", "0" * 16]):
+    for arguments in (["plan", "config.yaml"], ["accept", "search.evolution", "0" * 16]):
         done = longrope(package, *arguments)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1

@@ -21,6 +21,7 @@ from longrope.models.loading import geometry, load_model, load_tokenizer
 from longrope.models.scoring import greedy_matches
 from longrope.rope.methods import closed_form
 from longrope.runtime import Input, Runtime
+from longrope.settings.nodes import TokenizeNode
 from longrope.stages import tokenize
 
 MADE = {name: make() for name, make in KINDS.items()}
@@ -95,10 +96,9 @@ def test_a_corpus_says_whether_special_tokens_in_its_texts_are_text(
         "tokenizer": Input(folder, "m"),
         "documents": Input(tmp_path, "d", files=("a.txt",)),
     }
-    settings = {"column": "text", "max_documents": None, "join_to": None, "empty_rows": "skip"}
     out = tmp_path / "out"
     out.mkdir()
-    tokenize.run(settings | {"special_tokens": special_tokens}, inputs, out, Runtime(out, out))
+    tokenize.run(TokenizeNode(special_tokens=special_tokens), inputs, out, Runtime(out, out))
     tokens = TokenStore(out).document(0).tolist()
     assert tokens == theirs.encode(
         text, add_special_tokens=False, split_special_tokens=special_tokens == "text"

@@ -42,7 +42,7 @@ DIVIDED = {"mixed": True, "micro_batch_size": 2} | APART
 MOVED = ["optimizer", "all"]
 """what may wait in main memory"""
 AUTOCAST = {"num_steps": 6, "dtype": "bfloat16"}
-ROOT = SCRIPT.parents[1]
+ROOT = SCRIPT.parents[2]
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
 
