@@ -30,7 +30,7 @@ def facts() -> dict[str, object]:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {name: version for name in _RECORDED if (version := _version(name))},
-        "git": commit_of(Path(__file__).parent),
+        "git": commit_of(Path(__file__).parents[1]),
         "machine": platform.machine(),
         "host": platform.node(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),

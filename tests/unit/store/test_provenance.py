@@ -45,7 +45,7 @@ def test_the_commit_is_that_of_the_own_repository(tmp_path):
 
 
 def test_this_package_is_told_as_git_tells_it():
-    root = Path(provenance.__file__).parents[1]
+    root = Path(provenance.__file__).parents[2]
     if not (root / ".git").exists():
         pytest.skip("these sources are no git repository")
     assert provenance.facts()["git"]["commit"] == git(root, "rev-parse", "HEAD")
