@@ -1,39 +1,19 @@
 """`factors plot`, `compare` and `convert`: factors of any origin, seen, side by side, in other formats."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tabulate import tabulate
 
 from longrope.errors import UserError
-from longrope.reports.ticks import log_ticks, minor_log_ticks, tick_label
 from longrope.rope.factors import RopeFactors, log_ratios
 from longrope.rope.formats import FORMATS, Loaded, format_of, read, write
 from longrope.rope.huggingface import placement
-from longrope.rope.methods import Geometry, closed_form, critical_pair
 from longrope.rope.stated import Told
 from longrope.settings import public_code as hyper_parameters
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-REFERENCES = {"linear": "PI", "ntk": "NTK", "yarn": "YaRN"}
-"""Method -> what the legend calls it."""
-GREYS = {"linear": ":", "ntk": "--", "yarn": "-."}
-PICTURES = (".pdf", ".png", ".svg")
-# Any: the type of its keys is a list of all of matplotlib's.
-STYLE: dict[Any, Any] = {
-    "axes.grid": True,
-    "font.size": 9,
-    "grid.alpha": 0.25,
-    "svg.hashsalt": "longrope",
-}
 
 Named = tuple[str, RopeFactors]
 
@@ -219,21 +199,25 @@ def _difference(a: RopeFactors, b: RopeFactors) -> str:
 
 
 def _plot(options: argparse.Namespace) -> None:
-    # Before the import, which refuses a backend of Jupyter's that is not installed.
-    os.environ["MPLBACKEND"] = "agg"
-    import matplotlib
+    # matplotlib, which no other verb needs
+    from longrope.reports.figures import factors, style
 
     output: Path = options.output
-    if output.suffix not in PICTURES:
-        raise UserError(f"{output}: no kind of picture; end it in one of {', '.join(PICTURES)}.")
+    if output.suffix not in style.PICTURES:
+        kinds = ", ".join(style.PICTURES)
+        raise UserError(f"{output}: no kind of picture; end it in one of {kinds}.")
     sets = with_theta([(str(path), _load(path, options).factors) for path in options.files])
-    with matplotlib.rc_context(STYLE):
-        picture = draw(sets)
-        undated = {"Creator": None, "Date": None} if output.suffix == ".svg" else None
-        try:
-            picture.savefig(output, metadata=undated, dpi=150)
-        except OSError as error:
-            raise UserError(f"{output} cannot be written: {error.strerror}.") from None
+    _refuse_single(sets)
+    try:
+        style.save(factors.figure_of_files(sets), output)
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}.") from None
+
+
+def _refuse_single(sets: Sequence[Named]) -> None:
+    for name, factors in sets:
+        if len(factors.factors) < 2:
+            raise UserError(f"{name} has a single factor, which makes no curve.")
 
 
 def with_theta(sets: Sequence[Named]) -> list[Named]:
@@ -255,60 +239,3 @@ def with_theta(sets: Sequence[Named]) -> list[Named]:
         (name, factors if factors.rope_theta else factors.model_copy(update={"rope_theta": base}))
         for name, factors in sets
     ]
-
-
-def draw(sets: Sequence[Named]) -> "Figure":
-    """Return a figure with a panel for all sets of equal lengths, rotary base and number of pairs.
-
-    Args:
-        sets: name and factors of each curve, which say their rotary base: YaRN and the critical pair
-            depend on it.
-    """
-    from matplotlib.figure import Figure
-
-    groups = [list(alike) for _, alike in groupby(sorted(sets, key=_panel_key), key=_panel_key)]
-    figure = Figure(figsize=(5.2 * len(groups), 4.6), layout="constrained")
-    for number, alike in enumerate(groups, 1):
-        _panel(figure.add_subplot(1, len(groups), number), alike)
-    return figure
-
-
-def _panel_key(named: Named) -> tuple[int, int, int, float]:
-    factors = named[1]
-    assert factors.rope_theta is not None, "sets without a base have none to be drawn with"
-    return factors.original_length, factors.target_length, len(factors.factors), factors.rope_theta
-
-
-def _panel(axes: "Axes", sets: Sequence[Named]) -> None:
-    original, target, num_pairs, theta = _panel_key(sets[0])
-    if num_pairs < 2:
-        raise UserError(f"{sets[0][0]} has a single factor, which makes no curve.")
-    geometry = Geometry(num_pairs=num_pairs, rope_theta=theta, original_length=original)
-    for method, label in REFERENCES.items():
-        values = closed_form(method, geometry, target).factors
-        axes.plot(values, GREYS[method], color="0.45", linewidth=1.2, label=label)
-    for name, factors in sets:
-        axes.plot(factors.factors, linewidth=1.8, label=_label(name, factors))
-    critical = critical_pair(geometry)
-    axes.axvline(critical, color="0.2", linewidth=0.8, label=f"critical pair: {critical}")
-    _log_scale(axes)
-    axes.set_title(f"{original:,} to {target:,} tokens ({target / original:g}x), base {theta:,g}")
-    axes.set_xlabel("rotary pair (0 turns fastest)")
-    axes.set_ylabel("rescale factor (log scale)")
-    axes.legend(fontsize=7, frameon=False)
-
-
-def _log_scale(axes: "Axes") -> None:
-    """Make the vertical axis logarithmic, once all is drawn, with plain numbers."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    ticks = log_ticks(low, high)
-    axes.set_yticks(ticks, [tick_label(tick) for tick in ticks])
-    axes.set_yticks(minor_log_ticks(low, high), minor=True)
-    axes.yaxis.set_minor_formatter("")
-
-
-def _label(name: str, factors: RopeFactors) -> str:
-    """Return the legend's entry of a file; a dollar sign would begin a formula."""
-    starts = factors.num_start_tokens
-    return name.replace("$", r"\$") + (f", {starts} start tokens" if starts else "")

@@ -51,12 +51,12 @@ LOG = " (log\N{NO-BREAK SPACE}scale)"
 """Ends the label of every logarithmic axis."""
 X_GAP = 0.12
 """Least distance of two numbers under a panel, as a share of its width."""
-UNDATED = {
-    "pdf": ("CreationDate", "Creator", "Producer"),
-    "png": ("Software",),
-    "svg": ("Creator", "Date"),
+PICTURES = {
+    ".pdf": ("CreationDate", "Creator", "Producer"),
+    ".png": ("Software",),
+    ".svg": ("Creator", "Date"),
 }
-"""kind of picture -> entries that would say when and by which version it was drawn"""
+"""suffix of a picture -> entries that would say when and by which version it was drawn"""
 STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -217,7 +217,6 @@ def length_label(length: float, position: object = None) -> str:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all, in the format of the suffix; equal figures give equal bytes."""
-    form = path.suffix[1:]
-    undated: dict[str, Any] = dict.fromkeys(UNDATED[form])
+    form, undated = path.suffix[1:], dict[str, Any].fromkeys(PICTURES[path.suffix])
     with written_whole(path) as scratch:
         figure.savefig(scratch, format=form, dpi=DOTS.get(form, "figure"), metadata=undated)

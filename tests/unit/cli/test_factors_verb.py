@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from longrope.cli.factors import draw
 from longrope.cli.main import main
 from longrope.cli.search import model_label
+from longrope.reports.figures.factors import figure_of_files
 from longrope.rope.factors import RopeFactors
 from longrope.rope.methods import Geometry, closed_form, critical_pair
 
@@ -210,10 +210,10 @@ def test_a_figure_has_the_files_the_references_and_the_critical_pair() -> None:
     found = closed_form("linear", GEOMETRY, 1024).model_copy(
         update={"num_start_tokens": 4, "factors": tuple(range(1, 9))}
     )
-    (axes,) = draw([("own.json", found)]).axes
+    (axes,) = figure_of_files([("own.json", found)]).axes
     curves = {line.get_label(): line for line in axes.get_lines()}
-    assert list(curves["own.json, 4 start tokens"].get_ydata()) == list(range(1, 9))
-    for method, label in {"linear": "PI", "ntk": "NTK", "yarn": "YaRN"}.items():
+    assert list(curves["own.json"].get_ydata()) == list(range(1, 9))
+    for method, label in {"linear": "linear (PI)", "ntk": "NTK-aware", "yarn": "YaRN"}.items():
         expected = closed_form(method, GEOMETRY, 1024).factors
         assert tuple(curves[label].get_ydata()) == expected
     # 8 ln(256 / 2 pi) / ln 10000 = 3.22
@@ -225,11 +225,11 @@ def test_a_figure_has_the_rotary_base_of_its_file_and_not_another(
 ) -> None:
     drawn: list[Figure] = []
 
-    def kept(sets: Sequence[tuple[str, RopeFactors]]) -> Figure:
-        drawn.append(draw(sets))
+    def draw(sets: Sequence[tuple[str, RopeFactors]]) -> Figure:
+        drawn.append(figure_of_files(sets))
         return drawn[-1]
 
-    monkeypatch.setattr("longrope.cli.factors.draw", kept)
+    monkeypatch.setattr("longrope.reports.figures.factors.figure_of_files", draw)
     rope = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.0, 4.0] * 4}
     config = {"max_position_embeddings": 1024, "original_max_position_embeddings": 256}
     config |= {"rope_theta": 500_000.0, "rope_scaling": rope}
@@ -242,14 +242,15 @@ def test_a_figure_has_the_rotary_base_of_its_file_and_not_another(
     assert code == 0
     assert "says rope theta 500000; --theta 10000 is not used" in errors[0]
     (axes,) = drawn[-1].axes
-    assert axes.get_title() == "256 to 1,024 tokens (4x), base 500,000"
+    assert axes.get_title().replace("\n", " ") == "1k tokens (4x), base 500,000, start tokens 0"
     # 8 ln(256 / 2 pi) / ln 500000 = 2.26
     assert "critical pair: 3" in [line.get_label() for line in axes.get_lines()]
     _, _, errors = plot("falls.csv", *LENGTHS)
     assert any("falls.csv does not say its rope_theta (500,000 of the others" in e for e in errors)
     # another base has a panel of its own
     assert plot("yarn.json")[0] == 0
-    assert [axes.get_title()[-11:] for axes in drawn[-1].axes] == ["base 10,000", "ase 500,000"]
+    bases = [axes.get_title().split(", ")[1] for axes in drawn[-1].axes]
+    assert bases == ["base 10,000", "base 500,000"]
     code, _, errors = plot("yarn.json", "falls.csv", *LENGTHS)
     assert (code, errors[-1]) == (
         1,
@@ -264,14 +265,19 @@ def test_sets_of_other_lengths_have_panels_of_their_own() -> None:
     ]
     panels = [
         {str(line.get_label()) for line in axes.get_lines()} & {"a", "b", "c"}
-        for axes in draw(sets).axes
+        for axes in figure_of_files(sets).axes
     ]
     assert panels == [{"b"}, {"a", "c"}]
 
 
-def test_dollar_signs_in_a_name_make_no_formula() -> None:
-    (axes,) = draw([("cost$x$.json", closed_form("yarn", GEOMETRY, 512))]).axes
-    assert r"cost\$x\$.json" in [str(line.get_label()) for line in axes.get_lines()]
+def test_every_file_has_a_curve_unlike_the_others_and_its_start_tokens_in_the_title() -> None:
+    plain = closed_form("yarn", GEOMETRY, 512)
+    sets = [(f"{n}.json", plain.model_copy(update={"num_start_tokens": n})) for n in range(9)]
+    (axes,) = figure_of_files(sets).axes
+    looks = {(line.get_color(), line.get_linestyle()) for line in axes.get_lines()}
+    # with three closed forms and the critical pair
+    assert len(looks) == 9 + 3 + 1
+    assert "start tokens 0 (0.json), 1 (1.json), 2" in axes.get_title().replace("\n", " ")
 
 
 def test_a_picture_is_written_with_equal_bytes_for_equal_files(factors: Factors) -> None:
