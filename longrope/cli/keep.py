@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from longrope import reading
 from longrope.cli.common import add_overrides, add_store, planned, read_plan
 from longrope.cli.listing import size_text
 from longrope.errors import UserError
-from longrope.plan.nodes import KINDS, Plan
+from longrope.plan.nodes import KINDS, Plan, write_if_changed
 from longrope.store import gc
 from longrope.store.identity import DIGEST_CHARACTERS
 
@@ -123,10 +122,7 @@ def _pin(options: argparse.Namespace) -> None:
     plan = planned(options.config, options.store, options.overrides)
     path: Path = options.store / "pins" / f"{options.name}.json"
     _require_free(path, plan.to_json(), replace=options.replace)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    scratch.write_text(plan.to_json())
-    scratch.replace(path)
+    write_if_changed(plan, path)
     done = sum(reading.is_file(options.store / node.key / "DONE") for node in plan)
     print(f"{path}: {done} of {len(plan.nodes)} nodes are done; gc keeps them all")
 

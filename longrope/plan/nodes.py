@@ -5,7 +5,6 @@ digest is the sha256 of that as canonical JSON, and its directory is `results/{k
 """
 
 import json
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from longrope import reading
 from longrope.settings.nodes import EvaluateNode, NodeRuntime, NodeSettings, parse_node
+from longrope.store.atomic import write_text
 from longrope.store.identity import DIGEST_CHARACTERS, canonical, digest
 
 KINDS = ("fetch", "tokenize", "search", "finetune", "readjust", "evaluate")
@@ -193,7 +193,4 @@ def write_if_changed(plan: Plan, path: Path) -> None:
     text = plan.to_json()
     if reading.is_file(path) and reading.read_text(path) == text:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    scratch.write_text(text)
-    scratch.replace(path)
+    write_text(path, text)

@@ -12,6 +12,7 @@ from pathlib import Path
 from longrope.errors import UserError
 from longrope.plan.nodes import Plan
 from longrope.reports import products
+from longrope.store.atomic import written_whole
 from longrope.store.code import CodeIndex
 from longrope.store.identity import DIGEST_CHARACTERS, digest, file_digest
 
@@ -73,8 +74,5 @@ def link_to(place: Path, link: Path) -> None:
         raise UserError(
             f"{link} is no link but a folder or file of its own; move it away and run again."
         )
-    link.parent.mkdir(parents=True, exist_ok=True)
-    scratch = link.with_name(f".{link.name}.{os.getpid()}")
-    scratch.unlink(missing_ok=True)
-    scratch.symlink_to(os.path.relpath(place, link.parent))
-    scratch.replace(link)
+    with written_whole(link) as scratch:
+        scratch.symlink_to(os.path.relpath(place, link.parent))

@@ -7,13 +7,13 @@ committed with the change. To take an acceptance back, remove its entry.
 
 import json
 import re
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from longrope import reading
 from longrope.errors import UserError
+from longrope.store.atomic import write_text
 
 NAME = "accepted.json"
 IDENTITY = re.compile(r"[0-9a-f]{16}")
@@ -64,10 +64,8 @@ def write(package: Path, entries: Mapping[str, Mapping[str, str]]) -> Path:
         UserError: if the package cannot be written, as when it is installed for all users.
     """
     path = package / NAME
-    scratch = path.with_name(f".{NAME}.{uuid.uuid4().hex}")
     try:
-        scratch.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        scratch.replace(path)
+        write_text(path, json.dumps(entries, indent=2, sort_keys=True) + "\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error}); use your own checkout.") from None
     return path

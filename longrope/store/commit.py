@@ -19,6 +19,7 @@ from pathlib import Path
 from longrope import reading
 from longrope.errors import UserError
 from longrope.store import modes
+from longrope.store.atomic import write_text
 from longrope.store.identity import file_digest
 
 HEARTBEAT = 15.0
@@ -41,7 +42,10 @@ def problem(directory: Path, *, checksums: bool = True) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return "manifest.json is not a manifest"
     done = directory / "DONE"
-    if reading.is_file(done) and reading.read_bytes(done).strip() != _digest_line(directory):
+    if (
+        reading.is_file(done)
+        and reading.read_bytes(done).strip() != _digest_line(directory).encode()
+    ):
         return "manifest.json has another checksum than DONE says"
     wrong = (
         f"{name} {reason}"
@@ -224,9 +228,7 @@ def _compute(
         if path.is_file() and not path.relative_to(work).parts[0].startswith("_")
     }
     manifest = {"node": spec, "seconds": round(seconds, 3), **facts(), "files": files}
-    scratch = work / "_manifest.json"
-    scratch.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    scratch.rename(work / "manifest.json")
+    write_text(work / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
 def _commit(store: Path, work: Path, final: Path) -> None:
@@ -242,15 +244,13 @@ def _commit(store: Path, work: Path, final: Path) -> None:
 
 def _mark_done(final: Path) -> Path:
     """Write the one file Snakemake tracks: the manifest's digest."""
-    line = _digest_line(final) + b"\n"
+    line = _digest_line(final) + "\n"
     done = final / "DONE"
     # Who only verifies a node may not be allowed to write into it.
-    if not reading.is_file(done) or reading.read_bytes(done) != line:
-        scratch = final / f".DONE.{uuid.uuid4().hex}"
-        scratch.write_bytes(line)
-        scratch.rename(done)
+    if not reading.is_file(done) or reading.read_bytes(done) != line.encode():
+        write_text(done, line)
     return final
 
 
-def _digest_line(directory: Path) -> bytes:
-    return file_digest(directory / "manifest.json").encode()
+def _digest_line(directory: Path) -> str:
+    return file_digest(directory / "manifest.json")

@@ -2,11 +2,11 @@
 
 import json
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from longrope import reading
+from longrope.store.atomic import write_text
 from longrope.store.identity import file_digest
 
 Known = dict[str, tuple[str, str]]
@@ -61,10 +61,7 @@ class RawFiles:
             return
         self._unsaved = False
         self._known |= _remembered(self._memory) | self._read
-        self._memory.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self._memory.with_name(f".{self._memory.name}.{uuid.uuid4().hex}")
-        scratch.write_text(json.dumps(self._known, indent=0, sort_keys=True))
-        scratch.replace(self._memory)
+        write_text(self._memory, json.dumps(self._known, indent=0, sort_keys=True))
 
 
 def _remembered(memory: Path | None) -> Known:

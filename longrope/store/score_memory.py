@@ -9,12 +9,12 @@ import json
 import os
 import socket
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from longrope import reading
+from longrope.store.atomic import write_text
 from longrope.store.identity import digest
 
 
@@ -29,29 +29,17 @@ class ScoreMemory:
             self._known.update(_complete_lines(path))
         writer = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.jsonl"
         self._path = self._folder / writer
-        self.hits = 0
-        """Scores answered without computing."""
-        self.misses = 0
-        """Scores that had to be computed."""
         self._label(context)
 
     def _label(self, context: Mapping[str, Any]) -> None:
         """Say what the scores are of: `gc` keeps a memory as long as a node may ask it."""
         label = self._folder / "context.json"
         if not reading.is_file(label):
-            # Processes of several hosts may come here at once, with equal process numbers.
-            scratch = label.with_name(f".{label.name}.{uuid.uuid4().hex}")
-            scratch.write_text(json.dumps(context, indent=1) + "\n")
-            scratch.replace(label)
+            write_text(label, json.dumps(context, indent=1) + "\n")
 
     def get(self, key: Mapping[str, Any]) -> Any | None:
         """Return what is remembered under a key, or None."""
-        found = self._known.get(digest(key))
-        if found is None:
-            self.misses += 1
-        else:
-            self.hits += 1
-        return found
+        return self._known.get(digest(key))
 
     def put(self, key: Mapping[str, Any], value: Any) -> None:
         """Remember a JSON value; it is on disk when this returns."""

@@ -89,11 +89,6 @@ class Space:
         return min(math.ceil((self.min_factor - 1) / self.grid - 1e-9), self.top)
 
     @property
-    def num_searched(self) -> int:
-        """Searched pairs of what `nearest` returns."""
-        return self.num_pairs - self.critical_pairs[-1]
-
-    @property
     def restricted(self) -> bool:
         """Whether closed forms lie outside: some pairs are derived, or a factor of 1 is too low."""
         return self.critical_pairs != (0,) or self.bottom > 0

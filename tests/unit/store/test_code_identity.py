@@ -184,8 +184,10 @@ def test_a_broken_file_is_refused_by_name(package, text, reason):
 
 
 def test_a_package_that_cannot_be_written_is_refused(tmp_path):
+    package = tmp_path / "package"
+    package.write_text("a file has its place")
     with pytest.raises(UserError, match=r"accepted\.json cannot be written .*; use your own"):
-        accepted.write(tmp_path / "none", {})
+        accepted.write(package, {})
 
 
 def test_the_file_of_this_package_is_well_formed_and_installed_with_it():
