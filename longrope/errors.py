@@ -1,7 +1,14 @@
-"""The exception that is meant for users, and refusals of the operating system in its words."""
+"""The exception that is meant for users, and the sentences it takes from other errors."""
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class UserError(Exception):
@@ -32,3 +39,96 @@ def refusals_explained() -> Iterator[None]:
 
 def _subject(error: OSError) -> str:
     return "a file" if error.filename is None else str(error.filename)
+
+
+def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return the known name that a wrong one begins or resembles, as a question, or else `otherwise`."""
+    names = sorted(known)
+    begun = [other for other in names if other.startswith(name)]
+    near = difflib.get_close_matches(name, begun, n=1, cutoff=0)
+    near = near or difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
+
+
+# Settings and files that are not as a model describes them ----------------------------------------
+
+
+WORDINGS = {
+    "bool": "should be true or false",
+    "dict": "should be a mapping of keys",
+    "float": "should be a number",
+    "int": "should be a whole number",
+    "json_invalid": "is not JSON: {error}",
+    "list": "should be a list",
+    "model": "should be a mapping of keys",
+    "string_pattern": "should match {pattern}",
+    "string": "should be text",
+    "too_short": "should have at least {min_length} entry",
+    "union_tag_invalid": "should have a {key} out of {expected_tags}",
+}
+"""start of pydantic's error type -> our words, where its own read badly"""
+TAGGED = ("source", "algorithm")
+"""keys of tagged unions, behind which pydantic names the member"""
+
+
+def validated(model: type[M], content: object, *, source: str, see: str = "") -> M:
+    """Return content, such as that of a YAML file, as a model describes it.
+
+    Args:
+        model: that describes it; its keys are suggested for a misspelt one.
+        content: mappings, lists and scalars.
+        source: of the content, for the sentence.
+        see: where the keys are described, such as a file.
+
+    Raises:
+        UserError: naming the source and the first wrong key.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{source}: {explain(error, model, see)}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], see: str = "") -> str:
+    """Return one sentence on the first problem: key, mistake and remedy; arguments of `validated`."""
+    # A misspelt required key is also missing: naming the misspelling helps more, so it goes first.
+    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    location = _visible(first["loc"])
+    key = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        otherwise = f"see {see} for the known keys" if see else "remove it"
+        return f"unknown key {key} ({suggestion(location[-1], _keys(model), otherwise)})."
+    if first["type"] in ("missing", "union_tag_not_found"):
+        discriminator = first.get("ctx", {}).get("discriminator", "").strip("'")
+        tag = f".{discriminator}" if discriminator else ""
+        return f"key {key}{tag} is missing; add it" + f" (see {see})" * bool(see) + "."
+    if first["type"] == "value_error":
+        return f"{key}: ".removeprefix(": ") + first["msg"].removeprefix("Value error, ") + "."
+    if not key:  # the input is the whole file
+        return f"it {_wording(first)}."
+    shown = "" if isinstance(first["input"], dict | list) else f", got {first['input']!r}"
+    return f"{key} {_wording(first)}{shown}."
+
+
+def _wording(problem: ErrorDetails) -> str:
+    for start, wording in WORDINGS.items():
+        if problem["type"].startswith(start):
+            context = problem.get("ctx", {})
+            key = str(context.get("discriminator", "")).strip("'")
+            return wording.format(key=key, **context)
+    return problem["msg"].removeprefix("Input ")
+
+
+def _visible(location: tuple[int | str, ...]) -> list[str]:
+    """Return a location without the names that pydantic adds for the members of a union."""
+    parts = [str(part) for part in location]
+    for key in TAGGED:
+        if key in parts:
+            del parts[parts.index(key) + 1 : parts.index(key) + 2]
+    return [part for part in parts if not part.startswith(("literal[", "constrained-"))]
+
+
+def _keys(model: type[BaseModel]) -> set[str]:
+    """Return every key of a model and of the models inside it."""
+    inner = model.model_json_schema().get("$defs", {}).values()
+    return set(model.model_fields).union(*(schema.get("properties", {}) for schema in inner))

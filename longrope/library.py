@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from longrope.data.model_config import require_extensible
 from longrope.data.token_store import Encoder, TokenStore, encode, write_tokens
 from longrope.data.tokenizers import begin_tokens, load_encoder, num_unscored
-from longrope.errors import UserError
+from longrope.errors import UserError, validated
 from longrope.models import rotary
 from longrope.models.loading import geometry
 from longrope.rope.factors import FactorTable, RopeFactors
@@ -34,7 +34,6 @@ from longrope.search.workers.model import ModelWorker
 from longrope.search.workers.pools import InProcess
 from longrope.search.workers.units import Text, Unit
 from longrope.settings.common import CHUNK_LENGTH, AttentionScale
-from longrope.settings.loading import validated
 from longrope.settings.nodes import SearchNode
 from longrope.settings.search import SearchMethod
 from longrope.store.score_memory import ScoreMemory

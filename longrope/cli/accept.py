@@ -1,12 +1,11 @@
 """`accept`: let code that alters no result stand for older code, so that nothing is computed again."""
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
 from longrope.cli.common import SCORING, add_overrides, add_store, planned
-from longrope.errors import UserError
+from longrope.errors import UserError, suggestion
 from longrope.plan.history import code_name, only_code
 from longrope.plan.nodes import KINDS, Plan
 from longrope.plan.status import survey
@@ -68,9 +67,9 @@ def _accept(options: argparse.Namespace) -> None:
 def _accept_one(name: str, old: str) -> None:
     modules = known_code().get(name)
     if modules is None:
-        near = difflib.get_close_matches(name, known_code(), n=1)
-        meant = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(known_code())}."
-        raise UserError(f"accept knows no code of {name!r}: {meant}")
+        others = f"it is one of {', '.join(known_code())}."
+        near = suggestion(name, known_code(), others)
+        raise UserError(f"accept knows no code of {name!r}: {near}")
     if not accepted.IDENTITY.fullmatch(old):
         raise UserError(f"OLD should be a code identity of 16 hexadecimal digits, got {old!r}.")
     index = CodeIndex()

@@ -9,18 +9,50 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from longrope import reading
-from longrope.errors import UserError
+from longrope.errors import UserError, explain
 
 
-class RopeFactors(BaseModel):
-    """Rescale factors of one model for one length."""
+class FactorsFile(BaseModel):
+    """Base class: a value that a JSON file holds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    file_kind: ClassVar[str]
+    """name of such a file in refusals"""
+
+    def save(self, path: Path | str) -> None:
+        """Write as JSON."""
+        Path(path).write_text(self.text(), encoding="utf-8")
+
+    def text(self) -> str:
+        """Return the JSON text that `parse` takes."""
+        return json.dumps(self.model_dump(), indent=1) + "\n"
+
+    @classmethod
+    def read(cls, path: Path | str) -> Self:
+        """Read what `save` wrote; raises UserError naming the file if it is something else."""
+        try:
+            return cls.parse(reading.read_text(Path(path)), path)
+        except (*reading.ABSENT, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not a {cls.file_kind}: {error}.") from None
+
+    @classmethod
+    def parse(cls, text: str, path: Path | str) -> Self:
+        """Return the value that the text of the file at `path` holds; errors of `read`."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise UserError(f"{path} is not a {cls.file_kind}: {explain(error, cls)}") from None
+
+
+class RopeFactors(FactorsFile):
+    """Rescale factors of one model for one length."""
+
+    file_kind = "factors file"
 
     factors: tuple[float, ...] = Field(min_length=1)
     """one per rotary pair, fastest pair first, dimensionless, each > 0"""
@@ -66,26 +98,14 @@ class RopeFactors(BaseModel):
         method = [] if self.method == "longrope" else [f"method ({self.method})"]
         return method + [f"provenance ({', '.join(self.provenance)})"] * bool(self.provenance)
 
-    def save(self, path: Path | str) -> None:
-        """Write as JSON."""
-        Path(path).write_text(json.dumps(self.model_dump(), indent=1) + "\n")
 
-    @classmethod
-    def read(cls, path: Path | str) -> Self:
-        """Read what `save` wrote; raises UserError naming the file if it is not that."""
-        try:
-            return cls.model_validate_json(reading.read_text(Path(path)))
-        except (*reading.ABSENT, ValueError) as error:
-            raise UserError(f"{path} is not a factors file: {error}.") from None
-
-
-class FactorTable(BaseModel):
+class FactorTable(FactorsFile):
     """Factors by length: the entry with the smallest length that holds the sequence is used.
 
     Source: Ding et al. 2024, section 3.3 (recovery at short lengths).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    file_kind = "factor table"
 
     entries: tuple[RopeFactors, ...] = Field(min_length=1)
     """ordered by target length"""
@@ -103,18 +123,6 @@ class FactorTable(BaseModel):
             if length <= entry.target_length:
                 return entry
         return self.entries[-1]
-
-    def save(self, path: Path | str) -> None:
-        """Write as JSON."""
-        Path(path).write_text(json.dumps(self.model_dump(), indent=1) + "\n")
-
-    @classmethod
-    def read(cls, path: Path | str) -> Self:
-        """Read what `save` wrote; raises UserError naming the file if it is not that."""
-        try:
-            return cls.model_validate_json(reading.read_text(Path(path)))
-        except (*reading.ABSENT, ValueError) as error:
-            raise UserError(f"{path} is not a factor table: {error}.") from None
 
 
 def first_fall(factors: Sequence[float]) -> int | None:

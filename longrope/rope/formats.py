@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from longrope.errors import UserError
+from longrope.errors import UserError, validated
 from longrope.rope import huggingface
 from longrope.rope.factors import FactorTable, RopeFactors, first_fall
 from longrope.rope.stated import Fields, Told
@@ -169,17 +167,7 @@ def _complete(path: Path, said: Fields, told: Told) -> tuple[Fields, list[str]]:
 
 
 def _checked(path: Path, fields: Fields) -> RopeFactors:
-    try:
-        return RopeFactors.model_validate(fields)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_first(error)}.") from None
-
-
-def _first(error: ValidationError) -> str:
-    """Return the first thing that is wrong, in one line."""
-    problem = error.errors()[0]
-    where = ".".join(map(str, problem["loc"]))
-    return f"{where}: ".removeprefix(": ") + problem["msg"].removeprefix("Value error, ")
+    return validated(RopeFactors, fields, source=str(path))
 
 
 def _falls(path: Path, factors: tuple[float, ...]) -> list[str]:
@@ -198,13 +186,10 @@ def _falls(path: Path, factors: tuple[float, ...]) -> list[str]:
 
 
 def _read_own(path: Path, text: str, told: Told) -> tuple[Fields, list[str]]:
-    try:
-        if "entries" in _object(path, text):
-            chosen = _entry(path, FactorTable.model_validate_json(text), told.target_length)
-        else:
-            chosen = RopeFactors.model_validate_json(text)
-    except ValidationError as error:
-        raise UserError(f"{path} is not a factors file: {_first(error)}.") from None
+    if "entries" in _object(path, text):
+        chosen = _entry(path, FactorTable.parse(text, path), told.target_length)
+    else:
+        chosen = RopeFactors.parse(text, path)
     return chosen.model_dump(exclude_none=True), []
 
 
@@ -218,7 +203,7 @@ def _entry(path: Path, table: FactorTable, target_length: int | None) -> RopeFac
 
 def _own_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, list[str]]:
     del short
-    return json.dumps(factors.model_dump(), indent=1) + "\n", []
+    return factors.text(), []
 
 
 # The CSV of the public code -----------------------------------------------------------------------

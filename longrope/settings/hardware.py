@@ -1,13 +1,12 @@
 """Machines that jobs can ask for, read from a table such as config/hardware.yaml."""
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from longrope.errors import UserError
+from longrope import reading
+from longrope.errors import UserError, suggestion, validated
 
 TABLE = Path(__file__).resolve().parents[2] / "config" / "hardware.yaml"
 """the table of the clone that this module is part of"""
@@ -67,30 +66,15 @@ def read_machine(name: str, table: Path = TABLE) -> Machine:
     """
     entries = _entries(table)
     if name not in entries:
-        raise UserError(f"hardware: no machine {name!r} in {table}; {_suggestion(name, entries)}")
-    try:
-        return Machine.model_validate(entries[name])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join([name, *map(str, first["loc"])])
-        what = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{table}: {where}: {what}; see the entries beside it.") from None
+        others = f"it has {', '.join(entries)}."
+        near = suggestion(name, entries, others)
+        raise UserError(f"hardware: no machine {name!r} in {table}; {near}")
+    source = f"{table}: {name}"
+    return validated(Machine, entries[name], source=source, see="the entries beside it")
 
 
 def _entries(table: Path) -> dict[str, object]:
-    try:
-        entries = yaml.safe_load(table.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"hardware: {table} does not exist; give a table of machines.") from None
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise UserError(f"hardware: {table} is not valid YAML: {where}.") from None
+    entries = reading.read_yaml(table, "hardware:", "give a table of machines")
     if not isinstance(entries, dict):
         raise UserError(f"hardware: {table} must be a mapping of machines by name.")
-    return entries
-
-
-def _suggestion(name: str, entries: dict[str, object]) -> str:
-    begun = [known for known in entries if known.startswith(name)]
-    near = begun or difflib.get_close_matches(name, entries, n=1)
-    return f"did you mean {near[0]}?" if near else f"it has {', '.join(entries)}."
+    return {str(name): entry for name, entry in entries.items()}

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from longrope.errors import UserError
+from longrope.errors import UserError, validated
 from longrope.rope.formats import HYPER_PARAMETERS
 from longrope.settings.search import SearchSettings
 
@@ -64,12 +63,7 @@ def read(path: Path, content: Mapping[str, Any]) -> tuple[str, list[str]]:
 def _check(path: Path, settings: Mapping[str, Any]) -> None:
     """Refuse what a configuration would refuse; the documents are its own."""
     documents = {"corpus": "any", "split": "validation"}
-    try:
-        SearchSettings.model_validate({**settings, "documents": documents})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        name, value = problem["loc"][-1], problem["input"]
-        raise UserError(f"{path}: {name} is {value}; {problem['msg'].lower()}.") from None
+    validated(SearchSettings, {**settings, "documents": documents}, source=str(path))
 
 
 def _unsaid(content: Mapping[str, Any]) -> Iterator[str]:

@@ -143,10 +143,13 @@ def test_an_unheard_of_machine_is_refused_with_the_known_ones():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"scoring_fraction": 1.5}, "h200.scoring_fraction: Input should be less than or equal"),
-        ({"peak_tflops": 0}, "h200.peak_tflops: Input should be greater than 0"),
+        (
+            {"scoring_fraction": 1.5},
+            "h200: scoring_fraction should be less than or equal to 1, got 1.5.",
+        ),
+        ({"peak_tflops": 0}, "h200: peak_tflops should be greater than 0, got 0."),
         ({"gpu_memory_gb": None}, "h200: give gpu_memory_gb exactly if gpus_per_node is not 0"),
-        ({"cores": 7}, "h200.cores: Extra inputs"),
+        ({"cores": 7}, "h200: unknown key cores (see the entries beside it for the known keys)."),
     ],
 )
 def test_a_wrong_entry_is_refused_by_its_name(tmp_path, change, said):

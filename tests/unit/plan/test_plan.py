@@ -409,9 +409,16 @@ def test_a_missing_catalogue_is_named(root):
     assert "catalogue.yaml does not exist; correct source.catalogue." in refusal(root)
 
 
+def test_a_catalogue_that_is_no_yaml_is_named(root):
+    (root / "catalogue.yaml").write_text("packages: {")
+    assert "catalogue.yaml is not valid YAML: while parsing" in refusal(root)
+
+
 def test_a_wrong_catalogue_is_refused_with_the_place(root):
     (root / "catalogue.yaml").write_text("packages: {}\ndocuments: [{name: a}]\n")
-    assert "catalogue.yaml: documents.0.corpus: Field required." in refusal(root)
+    assert "catalogue.yaml: key documents.0.corpus is missing; add it (see the entries" in refusal(
+        root
+    )
 
 
 def test_readjusting_an_untuned_model_is_refused(root):

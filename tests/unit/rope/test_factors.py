@@ -94,8 +94,9 @@ def test_a_file_of_something_else_is_refused_by_name(
     path = tmp_path / "other.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UserError, match=r"other\.json is not a factor"):
+    with pytest.raises(UserError, match=r"other\.json is not a factor") as refused:
         kind.read(path)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("lengths", [(128, 64), (64, 64)])

@@ -325,7 +325,7 @@ def test_the_authors_own_factors_are_read_as_they_are(tmp_path: Path) -> None:
             PUBLIC,
             "f.json holds settings of a search and no factors; `longrope factors conv",
         ),
-        ("f.json", {"factors": [1, 2]}, "f.json is not a factors file: original_length: Field"),
+        ("f.json", {"factors": [1, 2]}, "f.json is not a factors file: key original_length is mis"),
         ("c.json", {"rope_scaling": None}, "c.json has no block of rope_type longrope"),
         ("c.json", block(rope_type="yarn"), "c.json: rope_type is yarn; only longrope has"),
         ("c.json", block(factor="4"), "c.json: factor must be a positive number, got '4'; repair"),
