@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longrope.data.model_config import require_extensible
-from longrope.data.token_store import Encoder, TokenStore, encode, write_tokens
-from longrope.data.tokenizers import begin_tokens, load_encoder, num_unscored
+from longrope.data.token_store import TokenStore, encode, write_tokens
+from longrope.data.tokenizers import Encoder, begin_tokens, load_encoder, num_unscored
 from longrope.errors import UserError, validated
 from longrope.models import rotary
 from longrope.models.loading import geometry
@@ -28,7 +28,7 @@ from longrope.rope.methods import closed_form
 from longrope.runtime import Input
 from longrope.search.algorithms.problem import extension_problem
 from longrope.search.driver import run_search
-from longrope.search.objective import Objective, objective_on, stretch
+from longrope.search.objective import Objective, search_objective, stretch
 from longrope.search.objective import perplexity as perplexity_of
 from longrope.search.workers.model import ModelWorker
 from longrope.search.workers.pools import InProcess
@@ -170,20 +170,17 @@ def _objective(
     begin: tuple[int, ...],
 ) -> Objective:
     """Return the objective of a search on the texts in a folder."""
-    needles = settings.search.objective == "needle"
-    if needles and tokenizer is None:
+    if settings.search.objective == "needle" and tokenizer is None:
         raise UserError("search_factors: objective needle plants keys in words; give tokenizer.")
     here = Input(folder, identity="")
-    return objective_on(
+    return search_objective(
         pool,
+        settings,
         here,
         ScoreMemory(folder / "scores", {}),
         length=settings.target_length,
-        count=settings.search.num_documents,
-        seed=settings.seed,
-        what=f"search texts for target length {settings.target_length}",
         begin=begin,
-        tokenizer=here if needles else None,
+        tokenizer=here,
     )
 
 

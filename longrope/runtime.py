@@ -44,6 +44,8 @@ class Runtime:
     scoring_code: str = ""
     """identity of the code that scores: remembered scores of other code are not used"""
     workers: Workers = Workers()
+    scratch: Path | None = None
+    """folder for a task's temporary entries, whose names begin with an underscore; None: the system's"""
 
 
 Facts = Mapping[str, object]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from longrope.data.tokenizers import encode_plain
 from longrope.errors import UserError
 
 INTRODUCTION = (
@@ -139,7 +140,8 @@ def filler_of(tokenizer: Tokenizer, tokens: NDArray[np.int64]) -> str:
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> Encoding:
-    return tokenizer.encode(text, add_special_tokens=False)
+    encoding: Encoding = encode_plain(tokenizer, [text])[0]
+    return encoding
 
 
 def _fitted(

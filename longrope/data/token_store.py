@@ -4,29 +4,20 @@ Long documents never become one Python list.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longrope.data.documents import Text
+from longrope.data.tokenizers import Encoder, encode_plain
 from longrope.errors import UserError
 
 PIECE_CHARACTERS = 100_000
 OVERLAP_CHARACTERS = 2_000
-
-
-class Encoder(Protocol):
-    """Protocol of a `tokenizers.Tokenizer`."""
-
-    def encode_batch(
-        self, input: Sequence[Any], is_pretokenized: bool = False, add_special_tokens: bool = True
-    ) -> Sequence[Any]:
-        """Encode many texts on all cores, each to an object with `ids` and `offsets`."""
-        ...
 
 
 # Encoding -----------------------------------------------------------------------------------------
@@ -49,14 +40,13 @@ def encode(encoder: Encoder, text: str) -> Iterator[NDArray[np.int64]]:
     for first in range(0, len(starts), 16):
         group = starts[first : first + 16]
         pieces = [text[start : start + PIECE_CHARACTERS] for start in group]
-        encodings = encoder.encode_batch(pieces, add_special_tokens=False)
-        for start, encoding in zip(group, encodings, strict=True):
+        for start, encoding in zip(group, encode_plain(encoder, pieces), strict=True):
             piece = _tokens(encoding, start)
             if held is not None:
                 cut = _join(held, piece, start + OVERLAP_CHARACTERS // 2)
                 if cut is None:
                     both = text[held_start : start + PIECE_CHARACTERS]
-                    (encoding,) = encoder.encode_batch([both], add_special_tokens=False)
+                    (encoding,) = encode_plain(encoder, [both])
                     held = _tokens(encoding, held_start)
                     continue
                 yield held[0][(held[1] >= begin) & (held[1] < cut)]

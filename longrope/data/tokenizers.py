@@ -3,11 +3,27 @@
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
 from longrope.data.special_ids import begin_token
 from longrope.errors import UserError
+
+
+class Encoder(Protocol):
+    """Protocol of a `tokenizers.Tokenizer`."""
+
+    def encode_batch(
+        self, input: Sequence[Any], is_pretokenized: bool = False, add_special_tokens: bool = True
+    ) -> Sequence[Any]:
+        """Encode many texts on all cores, each to an object with `ids` and `offsets`."""
+        ...
+
+
+def encode_plain(encoder: Encoder, texts: Sequence[str]) -> Sequence[Any]:
+    """Encode texts without the special tokens that the tokenizer puts around a text."""
+    return encoder.encode_batch(texts, add_special_tokens=False)
 
 
 def load_encoder(folder: Path) -> Tokenizer:

@@ -16,6 +16,7 @@ from longrope.runtime import Input
 from longrope.search.needles import plant
 from longrope.search.workers.pools import Pool
 from longrope.search.workers.units import Score, Text, Unit
+from longrope.settings.nodes import ReadjustNode, SearchNode
 from longrope.store.score_memory import ScoreMemory
 
 LOGGER = logging.getLogger(__name__)
@@ -121,6 +122,31 @@ def objective_on(
     if tokenizer is not None:
         texts = plant(texts, tokenizer.path, seed=seed, begin=begin)
     return Objective(pool, memory, texts)
+
+
+def search_objective(
+    pool: Pool,
+    settings: SearchNode | ReadjustNode,
+    tokens: Input,
+    memory: ScoreMemory,
+    *,
+    length: int,
+    begin: Sequence[int],
+    tokenizer: Input | None,
+) -> "Objective":
+    """Return the objective that settings of a search ask for; errors of `draw_texts`."""
+    search = settings.search
+    return objective_on(
+        pool,
+        tokens,
+        memory,
+        length=length,
+        count=search.num_documents,
+        seed=settings.seed,
+        what=f"search documents for length {length}",
+        begin=begin,
+        tokenizer=tokenizer if search.objective == "needle" else None,
+    )
 
 
 def _ignore(position: int) -> None:

@@ -9,6 +9,7 @@ Produces  scores.json    task, variant, method, whether windows begin with BOS, 
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def run(settings: EvaluateNode, inputs: Inputs, out: Path, runtime: Runtime) -> 
     }
     if isinstance(settings.task, PerplexityTask):
         result["protocol"] = settings.task.protocol
-    result["rows"] = task.evaluate(subject, settings, inputs, runtime)
+    result["rows"] = task.evaluate(subject, settings, inputs, replace(runtime, scratch=out))
     (out / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
 
 

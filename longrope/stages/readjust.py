@@ -19,8 +19,8 @@ from longrope.rope.methods import Geometry, closed_form
 from longrope.runtime import Inputs, Runtime
 from longrope.search.algorithms.problem import Problem, closed_form_seeds, space_for
 from longrope.search.driver import run_search
-from longrope.search.objective import Objective, objective_on
-from longrope.search.workers.pools import Pool, open_pool
+from longrope.search.objective import Objective, search_objective
+from longrope.search.workers.pools import open_pool
 from longrope.settings.nodes import ReadjustNode
 
 
@@ -33,32 +33,23 @@ def run(settings: ReadjustNode, inputs: Inputs, out: Path, runtime: Runtime) -> 
         for role, source in inputs.items()
         if role.startswith("factors-")
     ]
-    begin = window_begin(settings, inputs["model"])
+    tokens, begin = inputs["tokens"], window_begin(settings, inputs["model"])
+    memory = score_memory(inputs["model"], tokens, settings.dtype, runtime, begin=begin)
     with open_pool(settings, inputs["model"], runtime) as pool:
         for length in settings.lengths:
-            objective = _objective(settings, inputs, runtime, pool, length)
+            objective = search_objective(
+                pool,
+                settings,
+                tokens,
+                memory,
+                length=length,
+                begin=begin,
+                tokenizer=inputs.get("tokenizer"),
+            )
             problem = _problem(settings, shape, tuned, length)
             entries.append(_searched(settings, problem, objective, begin, out))
     table = FactorTable(entries=tuple(sorted(entries, key=lambda entry: entry.target_length)))
     table.save(out / "factor_table.json")
-
-
-def _objective(
-    settings: ReadjustNode, inputs: Inputs, runtime: Runtime, pool: Pool, length: int
-) -> Objective:
-    model, tokens = inputs["model"], inputs["tokens"]
-    begin = window_begin(settings, model)
-    return objective_on(
-        pool,
-        tokens,
-        score_memory(model, tokens, settings.dtype, runtime, begin=begin),
-        length=length,
-        count=settings.search.num_documents,
-        seed=settings.seed,
-        what=f"readjustment documents for length {length}",
-        begin=begin,
-        tokenizer=inputs["tokenizer"] if settings.search.objective == "needle" else None,
-    )
 
 
 def _searched(

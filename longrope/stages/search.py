@@ -16,7 +16,7 @@ from longrope.rope.factors import RopeFactors
 from longrope.runtime import Input, Inputs, Runtime
 from longrope.search.algorithms.problem import extension_problem
 from longrope.search.driver import run_search
-from longrope.search.objective import Objective, objective_on
+from longrope.search.objective import objective_on, search_objective
 from longrope.search.workers.pools import Pool, open_pool
 from longrope.settings.nodes import SearchNode
 
@@ -28,9 +28,18 @@ def run(settings: SearchNode, inputs: Inputs, out: Path, runtime: Runtime) -> No
     """Search factors and write them with the history of all candidates."""
     shape = scored_geometry(settings, inputs["model"])
     problem = extension_problem(settings, shape, _base(settings, inputs["model"]))
+    tokens, begin = inputs["tokens"], window_begin(settings, inputs["model"])
+    memory = score_memory(inputs["model"], tokens, settings.dtype, runtime, begin=begin)
     with open_pool(settings, inputs["model"], runtime) as pool:
-        objective = _objective(settings, inputs, runtime, pool)
-        begin = window_begin(settings, inputs["model"])
+        objective = search_objective(
+            pool,
+            settings,
+            tokens,
+            memory,
+            length=settings.target_length,
+            begin=begin,
+            tokenizer=inputs.get("tokenizer"),
+        )
         best = run_search(settings, problem, objective, out / "history.jsonl", begin=begin)
         if "held_out" in inputs:
             best = _with_held_out(best, settings, inputs, runtime, pool)
@@ -70,19 +79,3 @@ def _base(settings: SearchNode, model: Input) -> tuple[float, ...] | None:
     if settings.source_length == settings.original_length:
         return None
     return RopeFactors.read(model.path / "factors.json").factors
-
-
-def _objective(settings: SearchNode, inputs: Inputs, runtime: Runtime, pool: Pool) -> Objective:
-    tokens = inputs["tokens"]
-    begin = window_begin(settings, inputs["model"])
-    return objective_on(
-        pool,
-        tokens,
-        score_memory(inputs["model"], tokens, settings.dtype, runtime, begin=begin),
-        length=settings.target_length,
-        count=settings.search.num_documents,
-        seed=settings.seed,
-        what=f"search documents for target length {settings.target_length}",
-        begin=begin,
-        tokenizer=inputs["tokenizer"] if settings.search.objective == "needle" else None,
-    )

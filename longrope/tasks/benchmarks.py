@@ -61,7 +61,6 @@ def evaluate(
     subject: Subject, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
     """Return one row per benchmark of a model under its factors at each prompt's own length."""
-    del runtime
     task = settings.task
     assert isinstance(task, BenchmarkSettings) and settings.seed is not None
     rotary = install(subject.model, subject.geometry)
@@ -70,8 +69,15 @@ def evaluate(
     else:
         rotary.use(subject.factors_at(settings.original_length))
     tokenizer = load_tokenizer(inputs["tokenizer"].path)
-    mirror = inputs["items"].path
-    return run(subject.model, tokenizer, mirror, task, seed=settings.seed, begin=subject.begin)
+    return run(
+        subject.model,
+        tokenizer,
+        inputs["items"].path,
+        task,
+        seed=settings.seed,
+        begin=subject.begin,
+        scratch=runtime.scratch,
+    )
 
 
 def run(
@@ -82,6 +88,7 @@ def run(
     *,
     seed: int,
     begin: Sequence[int] = (),
+    scratch: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate a model and return one row per benchmark.
 
@@ -92,6 +99,7 @@ def run(
         settings: of the task.
         seed: of the draw of few-shot examples.
         begin: ids that every prompt begins with, whatever the tokenizer adds by itself.
+        scratch: folder for copies of the items that last as long as the call; None: the system's.
 
     Returns:
         rows with keys task, few_shot, items, metric, value, stderr, chance, stand_in.
@@ -110,7 +118,10 @@ def run(
                 result = _missing(name)
             else:
                 sample = select_items(name, mirror / origin["repo"], settings.max_items)
-                result = _scores(lm, sample, few_shot=few_shot, seed=seed)
+                # All of MMLU is too much for the small folder of the system that some nodes have.
+                with tempfile.TemporaryDirectory(prefix="_items-", dir=scratch) as cache:
+                    tasks = _load_tasks(sample, few_shot, seed, cache)
+                    result = _scores(lm, sample, tasks)
                 result["stand_in"] = describe_items(sample, origin, few_shot)
             rows.append({"task": name, "few_shot": few_shot, "metric": TASKS[name].metric} | result)
     return rows
@@ -237,26 +248,22 @@ def _language_model(model: Any, tokenizer: Any, max_length: int, begin: Sequence
     )
 
 
-def _scores(lm: Any, sample: Sample, *, few_shot: int, seed: int) -> dict[str, Any]:
+def _scores(lm: Any, sample: Sample, tasks: Any) -> dict[str, Any]:
     """Return a benchmark's score with its standard error and the score of a guess."""
     # Not simple_evaluate: it seeds the process, runs git and asks the hub for the model's commit.
     from lm_eval import evaluate
 
-    with tempfile.TemporaryDirectory() as scratch:
-        tasks = _load_tasks(sample, few_shot, scratch)
-        for task in tasks["tasks"].values():
-            task.set_fewshot_seed(seed=seed)
-        chosen = {task: list(range(len(rows))) for task, rows in sample.rows.items()}
-        # Any positive bootstrap_iters asks for standard errors; those of a mean need no bootstrap.
-        found = evaluate(lm, tasks, samples=chosen, bootstrap_iters=1, log_samples=False)
-    value, stderr = _combine(found["results"], TASKS[sample.name].lm_eval_metric, sample)
+    chosen = {task: list(range(len(rows))) for task, rows in sample.rows.items()}
+    # Any positive bootstrap_iters asks for standard errors; those of a mean need no bootstrap.
+    results = evaluate(lm, tasks, samples=chosen, bootstrap_iters=1, log_samples=False)["results"]
+    value, stderr = _combine(results, TASKS[sample.name].lm_eval_metric, sample)
     guesses = [TASKS[sample.name].chance(row) for rows in sample.rows.values() for row in rows]
     chance = sum(guesses) / len(guesses)
     return {"items": sample.num_items, "value": value, "stderr": stderr, "chance": chance}
 
 
-def _load_tasks(sample: Sample, few_shot: int, scratch: str) -> Any:
-    """Return lm-eval's tasks with their datasets in the mirror."""
+def _load_tasks(sample: Sample, few_shot: int, seed: int, cache: str) -> Any:
+    """Return lm-eval's tasks with their datasets in the mirror, which `cache` gets copies of."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -265,12 +272,15 @@ def _load_tasks(sample: Sample, few_shot: int, scratch: str) -> Any:
     manager = TaskManager(include_defaults=False, include_path=str(folder))
     changes = {
         "dataset_path": str(sample.dataset.resolve()),
-        "dataset_kwargs": {"cache_dir": scratch},
+        "dataset_kwargs": {"cache_dir": cache},
         "num_fewshot": few_shot,
     }
     # A group, for overrides of a task outside one replace its definition instead of extending it.
     members = [{"task": task, **changes} for task in sample.rows]
-    return manager.load([{"group": "mirrored", "task": members}])
+    tasks = manager.load([{"group": "mirrored", "task": members}])
+    for task in tasks["tasks"].values():
+        task.set_fewshot_seed(seed=seed)
+    return tasks
 
 
 def _combine(

@@ -206,7 +206,7 @@ def test_texts_that_are_none_are_refused(llama, texts, sentence):
             "search_factors: algorithm should have a name out of 'auto', 'evolution'",
         ),
         ({"target_length": 0}, "search_factors: target_length"),
-        ({"target_length": 500}, "search texts for target length 500: no document has 500 tokens"),
+        ({"target_length": 500}, "search documents for length 500: no document has 500 tokens"),
         ({"objective": "needle"}, "objective needle plants keys in words; give tokenizer"),
     ],
 )

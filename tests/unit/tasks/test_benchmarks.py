@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import socket
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -180,6 +181,18 @@ def test_every_benchmark_gives_one_row_without_asking_the_network(
     assert [row["chance"] for row in rows[1:3]] == [0.25, 0.25]
     assert "it/s" not in capfd.readouterr().err, "no progress bars"
     json.dumps(rows, allow_nan=False)
+
+
+def test_the_systems_temporary_folder_may_be_unusable(
+    mirror: Path, model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(model, tokenizer, mirror, settings())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    work = tmp_path / "work"
+    work.mkdir()
+    rows = benchmarks.run(model, tokenizer, mirror, settings(), seed=0, scratch=work)
+    assert rows == expected
+    assert list(work.iterdir()) == []
 
 
 def test_a_mirror_without_truthfulqa_gives_a_row_that_says_so(
