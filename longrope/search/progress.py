@@ -1,6 +1,5 @@
 """The progress bar of a search: tokens as the search counts them, with what is found so far."""
 
-from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
@@ -21,12 +20,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is None:
             self._bar.total = self._bar.n
         self._bar.close()

@@ -4,7 +4,7 @@ Slurm sends it before a time limit and at `scancel`, torchrun passes it on to it
 """
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 import torch
@@ -25,12 +25,7 @@ class Termination:
         self._previous = signal.signal(signal.SIGTERM, self._record)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         signal.signal(signal.SIGTERM, self._previous)
 
     def _record(self, number: int, frame: FrameType | None) -> None:

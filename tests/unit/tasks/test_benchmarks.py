@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from node_settings import node_settings
+from tiny_models import build
 
 from longrope.data import benchmark_items
 from longrope.data.benchmark_items import (
@@ -23,7 +25,9 @@ from longrope.data.benchmark_items import (
     write_description,
 )
 from longrope.errors import UserError
+from longrope.runtime import Input, Runtime
 from longrope.settings.tasks import BenchmarkSettings
+from longrope.stages import evaluate
 from longrope.tasks import benchmarks
 from longrope.tasks.benchmarks import SAMPLED_SUBJECTS, TASKS, select_items, share_items
 
@@ -193,6 +197,22 @@ def test_the_systems_temporary_folder_may_be_unusable(
     rows = benchmarks.run(model, tokenizer, mirror, settings(), seed=0, scratch=work)
     assert rows == expected
     assert list(work.iterdir()) == []
+
+
+def test_the_stage_gives_a_task_the_folder_of_its_node_for_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scratch_row(*arguments: Any) -> list[dict[str, Any]]:
+        return [{"scratch": str(arguments[-1].scratch)}]
+
+    monkeypatch.setattr(benchmarks, "evaluate", scratch_row)
+    build("llama").save_pretrained(tmp_path / "model")
+    out = tmp_path / "work"
+    out.mkdir()
+    inputs = {"model": Input(tmp_path / "model", "model")}
+    chosen = node_settings("evaluate", {"task": "benchmarks", "bos": "never"})
+    evaluate.run(chosen, inputs, out, Runtime(tmp_path, tmp_path))
+    assert json.loads((out / "scores.json").read_text())["rows"] == [{"scratch": str(out)}]
 
 
 def test_a_mirror_without_truthfulqa_gives_a_row_that_says_so(
