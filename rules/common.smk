@@ -80,7 +80,6 @@ def chosen_machine():
 
 PLAN = submitted_plan() or build_plan()
 EXPERIMENT = PLAN.experiment
-RECORDS = {node.key: node.to_json() for node in PLAN}
 SHAPE = Shape.of(PLAN.shape)
 MACHINE = chosen_machine()
 JOB_PLAN = f"{STORE}/plans/{PLAN.digest[:12]}.json"
@@ -222,9 +221,7 @@ def read_by(product, form):
     tables = product.tables_read(form)
     if tables:
         return timeless(f"{TABLES}/{name}.csv" for name in tables)
-    return done_of(
-        PLAN.by_key[key] for key, node in RECORDS.items() if product.reads(node)
-    )
+    return done_of(filter(product.reads, PLAN))
 
 
 def tables_and_figures():
@@ -234,7 +231,7 @@ def tables_and_figures():
         f"{folder}/{product.name}.{suffix}"
         for form, (folder, suffix) in files.items()
         for product in products.PRODUCTS
-        if form in product.forms and any(map(product.reads, RECORDS.values()))
+        if form in product.forms and any(map(product.reads, PLAN))
     ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longrope.errors import UserError
-from longrope.plan.nodes import Node, Plan, Raw
+from longrope.plan.nodes import Node, Plan, Raw, StandIns
 from longrope.plan.sources import Sources, installed
 from longrope.settings.common import Method, SplitRef
 from longrope.settings.config import Config, ExtensionStep
@@ -48,7 +48,7 @@ def build(config: Config, root: Path, raw_files: RawFiles | None = None) -> Plan
     """
     builder = _Builder(config, root, raw_files or RawFiles())
     builder.add_all()
-    stand_ins = {
+    stand_ins: StandIns = {
         "model": config.model.stand_in,
         "corpora": {name: corpus.stand_in for name, corpus in config.corpora.items()},
     }

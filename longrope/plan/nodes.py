@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypedDict
 
 from longrope import reading
 from longrope.settings.nodes import EvaluateNode, NodeRuntime, NodeSettings, parse_node
@@ -95,6 +96,13 @@ class Node:
         }
 
 
+class StandIns(TypedDict):
+    """Descriptions of the model and the corpora that stand in for others."""
+
+    model: str | None
+    corpora: dict[str, str | None]
+
+
 @dataclass(frozen=True)
 class Plan:
     """The nodes of one experiment, in an order in which they can be computed."""
@@ -102,8 +110,8 @@ class Plan:
     experiment: str
     nodes: Mapping[str, Node]
     """human name (`search/tiny-llama-1024`) -> node"""
-    stand_ins: Mapping[str, object] = field(default_factory=dict)
-    """what the model and the corpora stand in for: labels of tables, not part of any digest"""
+    stand_ins: StandIns = field(default_factory=lambda: StandIns(model=None, corpora={}))
+    """labels of tables, not part of any digest"""
     hardware: str = ""
     """machine that jobs ask for, a name in the table of hardware"""
     shape: Mapping[str, object] = field(default_factory=dict)

@@ -1,6 +1,5 @@
 """Measured cost of each node of a plan beside its estimate; imports no torch."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,28 +7,18 @@ import pandas as pd
 
 from longrope.cost.estimate import MIB, Estimate, estimate
 from longrope.cost.shapes import Shape
-from longrope.plan.nodes import KINDS
+from longrope.plan.nodes import KINDS, Node
 from longrope.reports import lineage
 from longrope.reports.products import Product
-from longrope.reports.results import PlanNode, Results, nodes_of, read_json, read_lines, task_of
+from longrope.reports.results import Results, nodes_of, read_json, read_lines
 from longrope.reports.tables import to_markdown
 from longrope.settings.hardware import Machine, read_machine
-from longrope.settings.nodes import NodeRuntime, NodeSettings, parse_node
 
 COST_COLUMNS = (
     *("kind", "label", "seconds", "estimated_seconds", "peak_memory_mb", "estimated_memory_mb"),
     *("scored_tokens", "estimated_tokens", "device", "node"),
 )
 STAGE_COLUMNS = ("kind", "nodes", "seconds", "estimated_seconds", "ratio")
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A node of a plan file, as `longrope.cost.estimate` reads it."""
-
-    kind: str
-    settings: NodeSettings
-    runtime: NodeRuntime
 
 
 def cost_table(results: Results) -> pd.DataFrame:
@@ -39,11 +28,11 @@ def cost_table(results: Results) -> pd.DataFrame:
     the model's shape.
     """
     plan, store = results.plan, results.store
-    shape, machine = Shape.of(plan.get("shape", {})), _machine(results)
+    shape, machine = Shape.of(plan.shape), _machine(results)
     rows = [
-        _measured(store / key, key, node) | _estimated(node, shape, machine)
+        _measured(store / node.key, node) | _estimated(node, shape, machine)
         for kind in KINDS
-        for key, node in nodes_of(plan, kind)
+        for node in nodes_of(plan, kind)
     ]
     table = pd.DataFrame(rows, columns=list(COST_COLUMNS))
     floats = ("seconds", "estimated_seconds", "peak_memory_mb", "estimated_memory_mb")
@@ -52,29 +41,25 @@ def cost_table(results: Results) -> pd.DataFrame:
 
 
 def _machine(results: Results) -> Machine | None:
-    name = results.plan.get("hardware")
+    name = results.plan.hardware
     return read_machine(name, results.hardware) if name and results.hardware else None
 
 
-def _measured(folder: Path, key: str, node: PlanNode) -> dict[str, Any]:
+def _measured(folder: Path, node: Node) -> dict[str, Any]:
     manifest = read_json(folder / "manifest.json")
     return {
-        "kind": node["kind"],
-        "label": node["label"],
+        "kind": node.kind,
+        "label": node.label,
         "seconds": manifest["seconds"],
         "peak_memory_mb": manifest.get("peak_memory_mb"),
         "scored_tokens": scored_tokens(folder, node),
         "device": manifest.get("device") or "",
-        "node": key,
+        "node": node.key,
     }
 
 
-def _estimated(node: PlanNode, shape: Shape | None, machine: Machine | None) -> dict[str, Any]:
-    cost = Estimate()
-    if shape and machine:
-        settings = parse_node(node["kind"], node["settings"])
-        work = _Planned(node["kind"], settings, NodeRuntime.model_validate(node["runtime"]))
-        cost = estimate(work, shape, machine)
+def _estimated(node: Node, shape: Shape | None, machine: Machine | None) -> dict[str, Any]:
+    cost = estimate(node, shape, machine) if shape and machine else Estimate()
     return {
         "estimated_seconds": cost.seconds,
         "estimated_memory_mb": cost.host_bytes and cost.host_bytes / MIB,
@@ -82,12 +67,12 @@ def _estimated(node: PlanNode, shape: Shape | None, machine: Machine | None) -> 
     }
 
 
-def scored_tokens(folder: Path, node: PlanNode) -> int | None:
+def scored_tokens(folder: Path, node: Node) -> int | None:
     """Return the tokens a node scored, or None for a kind of node that does not count them."""
-    if node["kind"] in ("search", "readjust"):
+    if node.kind in ("search", "readjust"):
         histories = [read_lines(path) for path in sorted(folder.glob("history*.jsonl"))]
         return sum(int(history[-1]["scored_tokens"]) for history in histories if history)
-    if task_of(node) == "perplexity":
+    if node.task == "perplexity":
         rows = read_json(folder / "scores.json")["rows"]
         return sum(int(document["tokens"]) for row in rows for document in row["documents"])
     return None
@@ -110,6 +95,6 @@ def note(product: Product, results: Results, costs: pd.DataFrame) -> str:
     above, sums = lineage.note(product, results, costs), stage_table(costs)
     if sums.empty:
         return above
-    machine = results.plan.get("hardware")
+    machine = results.plan.hardware
     said = f"Estimates are for the machine `{machine}` of the table of hardware."
     return f"{above}\n\n{said}\n\n{to_markdown(sums)}".rstrip("\n")

@@ -8,9 +8,10 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from longrope.plan.nodes import KINDS
+from longrope.plan.nodes import KINDS, Node, Plan
 from longrope.reports.lineage import products_of
-from longrope.reports.results import PlanFile, PlanNode, nodes_of, task_of
+from longrope.reports.results import nodes_of
+from longrope.settings.nodes import EvaluateNode
 
 COLOURS = {
     "files": "#e8e8e8",
@@ -73,32 +74,32 @@ class Graph:
 # The two graphs ---------------------------------------------------------------------------------
 
 
-def node_graph(plan: PlanFile, done: Collection[str]) -> Graph:
+def node_graph(plan: Plan, done: Collection[str]) -> Graph:
     """Return the graph of all nodes; `done` holds the keys of those that are."""
-    keys = [key for kind in KINDS for key, _ in nodes_of(plan, kind)]
-    boxes = [_node_box(key, plan["nodes"][key], key in done) for key in keys]
-    arrows = [arrow for key in keys for arrow in _arrows_into(key, plan["nodes"])]
+    nodes = [node for kind in KINDS for node in nodes_of(plan, kind)]
+    boxes = [_node_box(node, node.key in done) for node in nodes]
+    arrows = [arrow for node in nodes for arrow in _arrows_into(node)]
     return Graph(_title(plan, done), tuple(boxes), tuple(arrows))
 
 
-def _title(plan: PlanFile, done: Collection[str]) -> str:
-    missing = len(plan["nodes"].keys() - set(done))
+def _title(plan: Plan, done: Collection[str]) -> str:
+    missing = len(plan.by_key.keys() - set(done))
     state = f"{missing} of them not computed yet (dashed)" if missing else "all computed"
-    return f"{plan['experiment']}: {len(plan['nodes'])} nodes, {state}"
+    return f"{plan.experiment}: {len(plan.by_key)} nodes, {state}"
 
 
-def _node_box(key: str, node: PlanNode, done: bool) -> Box:
-    files = sorted({raw["path"] for raw in node["raw"].values()})
-    hint = " ".join([key, *(f"reads {path}" for path in files)])
-    return Box(key, node["kind"], (node["kind"], *words(node)), done, hint)
+def _node_box(node: Node, done: bool) -> Box:
+    files = sorted({raw.path for raw in node.raw.values()})
+    hint = " ".join([node.key, *(f"reads {path}" for path in files)])
+    return Box(node.key, node.kind, (node.kind, *words(node)), done, hint)
 
 
-def words(node: PlanNode) -> tuple[str, ...]:
+def words(node: Node) -> tuple[str, ...]:
     """Return in one or two lines what a node is about, without its digest."""
-    label, settings = node["label"], node["settings"]
-    if (task := task_of(node)) is not None:
-        return task, f"{settings['variant']}, {settings['method']}"
-    if node["kind"] not in ("search", "finetune", "readjust"):
+    label, settings = node.label, node.settings
+    if isinstance(settings, EvaluateNode):
+        return settings.task.name, f"{settings.variant}, {settings.method}"
+    if node.kind not in ("search", "finetune", "readjust"):
         return (label,)
     parts = re.fullmatch(r"(.+?)(?:-ft(\d+))?(?:-(\d+))?", label)
     assert parts is not None
@@ -107,20 +108,19 @@ def words(node: PlanNode) -> tuple[str, ...]:
     return (first, f"tuned at {tuned}") if tuned else (first,)
 
 
-def _arrows_into(key: str, nodes: Mapping[str, PlanNode]) -> Iterator[Arrow]:
+def _arrows_into(node: Node) -> Iterator[Arrow]:
     """Yield one arrow per node that is read, however many roles it has."""
-    inputs = nodes[key]["inputs"]
-    for source in dict.fromkeys(inputs.values()):
-        roles = tuple(role for role, read in inputs.items() if read == source)
-        unsaid = UNSAID.get(nodes[source]["kind"], "$")
+    for source in {source.key: source for source in node.inputs.values()}.values():
+        roles = tuple(role for role, read in node.inputs.items() if read.key == source.key)
+        unsaid = UNSAID.get(source.kind, "$")
         label = ", ".join(role for role in roles if not re.match(unsaid, role))
-        yield Arrow(source, key, roles, label)
+        yield Arrow(source.key, node.key, roles, label)
 
 
-def kind_graph(plan: PlanFile, done: Collection[str]) -> Graph:
+def kind_graph(plan: Plan, done: Collection[str]) -> Graph:
     """Return the graph of the kinds with their numbers of nodes, and of the tables and figures."""
     kinds = [kind for kind in KINDS if nodes_of(plan, kind)]
-    files = sorted({raw["path"] for node in plan["nodes"].values() for raw in node["raw"].values()})
+    files = sorted({raw.path for node in plan for raw in node.raw.values()})
     boxes = [
         Box(path, "files", ("files", HERE if path == "." else path), done=True) for path in files
     ]
@@ -132,23 +132,23 @@ def kind_graph(plan: PlanFile, done: Collection[str]) -> Graph:
     return Graph(_title(plan, done), tuple(boxes), tuple(dict.fromkeys(_kind_arrows(plan))))
 
 
-def _kind_box(plan: PlanFile, kind: str, done: Collection[str]) -> Box:
+def _kind_box(plan: Plan, kind: str, done: Collection[str]) -> Box:
     nodes = nodes_of(plan, kind)
-    num_done = sum(key in done for key, _ in nodes)
+    num_done = sum(node.key in done for node in nodes)
     count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
     return Box(kind, kind, (kind, f"{count}, {num_done} done"), num_done == len(nodes))
 
 
-def _kind_arrows(plan: PlanFile) -> Iterator[Arrow]:
+def _kind_arrows(plan: Plan) -> Iterator[Arrow]:
     """Yield an arrow per use; those between the same two kinds are alike."""
-    for node in plan["nodes"].values():
-        for raw in node["raw"].values():
-            yield Arrow(raw["path"], node["kind"])
-        for source in node["inputs"].values():
-            yield Arrow(plan["nodes"][source]["kind"], node["kind"])
+    for node in plan:
+        for raw in node.raw.values():
+            yield Arrow(raw.path, node.kind)
+        for source in node.inputs.values():
+            yield Arrow(source.kind, node.kind)
         for made in products_of(plan):
             if made.reads(node):
-                yield Arrow(node["kind"], f"product/{made.name}")
+                yield Arrow(node.kind, f"product/{made.name}")
 
 
 # As text ----------------------------------------------------------------------------------------

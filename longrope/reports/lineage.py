@@ -8,11 +8,9 @@ from typing import Any
 import pandas as pd
 
 from longrope import reading
-from longrope.plan.nodes import KINDS
+from longrope.plan.nodes import KINDS, Node, Plan
 from longrope.reports.products import PRODUCTS, Product
 from longrope.reports.results import (
-    PlanFile,
-    PlanNode,
     Results,
     model_note,
     nodes_of,
@@ -37,24 +35,26 @@ Row = Mapping[str, Any]
 # Which nodes ------------------------------------------------------------------------------------
 
 
-def products_of(plan: PlanFile) -> list[Product]:
+def products_of(plan: Plan) -> list[Product]:
     """Return the products that the plan has nodes for."""
-    return [made for made in PRODUCTS if any(map(made.reads, plan["nodes"].values()))]
+    return [made for made in PRODUCTS if any(map(made.reads, plan))]
 
 
-def behind(plan: PlanFile, product: Product) -> list[tuple[str, PlanNode]]:
+def behind(plan: Plan, product: Product) -> list[Node]:
     """Return the nodes a product reads and all that they were made of, in the order of the stages."""
-    reached = {key for key, node in plan["nodes"].items() if product.reads(node)}
-    new = reached
-    while new:
-        new = {source for key in new for source in plan["nodes"][key]["inputs"].values()} - reached
-        reached = reached | new
-    return [item for kind in KINDS for item in nodes_of(plan, kind) if item[0] in reached]
+    reached: set[str] = set()
+    waiting = [node for node in plan if product.reads(node)]
+    while waiting:
+        node = waiting.pop()
+        if node.key not in reached:
+            reached.add(node.key)
+            waiting.extend(node.inputs.values())
+    return [node for kind in KINDS for node in nodes_of(plan, kind) if node.key in reached]
 
 
-def finished(plan: PlanFile, store: Path) -> set[str]:
+def finished(plan: Plan, store: Path) -> set[str]:
     """Return the keys of the nodes that are done."""
-    return {key for key in plan["nodes"] if reading.is_file(store / key / "DONE")}
+    return {node.key for node in plan if reading.is_file(store / node.key / "DONE")}
 
 
 # What made them ---------------------------------------------------------------------------------
@@ -78,21 +78,21 @@ def made_by(folder: Path) -> dict[str, Any]:
     }
 
 
-def rows_of(plan: PlanFile, store: Path, product: Product) -> list[Row]:
+def rows_of(plan: Plan, store: Path, product: Product) -> list[Row]:
     """Return one row per node behind a product."""
     return [
         {
             "table": product.name,
-            "kind": node["kind"],
-            "label": node["label"],
-            "digest": key.rpartition("-")[2],
-            **made_by(store / key),
+            "kind": node.kind,
+            "label": node.label,
+            "digest": node.key.rpartition("-")[2],
+            **made_by(store / node.key),
         }
-        for key, node in behind(plan, product)
+        for node in behind(plan, product)
     ]
 
 
-def provenance(plan: PlanFile, store: Path) -> list[tuple[Product, list[Row]]]:
+def provenance(plan: Plan, store: Path) -> list[tuple[Product, list[Row]]]:
     """Return every product of the plan with its rows."""
     return [(product, rows_of(plan, store, product)) for product in products_of(plan)]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from longrope.plan.nodes import KINDS
-from longrope.reports.results import PlanNode, task_of
+from longrope.plan.nodes import KINDS, Node
+from longrope.settings.nodes import SearchNode
 
 PACKAGE = "longrope.reports"
 
@@ -59,10 +59,11 @@ class Product:
         """Columns that should say the same of every node behind the product."""
         return ("commit", *self.packages)
 
-    def reads(self, node: PlanNode) -> bool:
+    def reads(self, node: Node) -> bool:
         """Return whether the product is made of this node's own files."""
-        searches = self.study in (None, "study" in node["settings"])
-        return node["kind"] in self.kinds and self.task in (None, task_of(node)) and searches
+        in_study = isinstance(node.settings, SearchNode) and node.settings.study is not None
+        searches = self.study in (None, in_study)
+        return node.kind in self.kinds and self.task in (None, node.task) and searches
 
     def tables_read(self, form: str) -> list[str]:
         """Return the tables that one of its forms is made of; none if it is made of nodes."""

@@ -1,49 +1,26 @@
 """The plan file and what its nodes left behind, as tables and figures read them; imports no torch."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypeVar
 
 from longrope import reading
 from longrope.errors import UserError, refusals_explained
+from longrope.plan.nodes import Node, Plan
+from longrope.plan.nodes import read as read_nodes
+from longrope.settings.nodes import FinetuneNode, ModelUse
 
-
-class PlanNode(TypedDict):
-    """Fields of a node in the plan file that reports read."""
-
-    kind: str
-    label: str
-    settings: dict[str, Any]
-    runtime: dict[str, Any]
-    inputs: dict[str, str]
-    raw: dict[str, Any]
-
-
-class StandIns(TypedDict):
-    """Descriptions of the model and the corpora that stand in for others."""
-
-    model: str | None
-    corpora: dict[str, str | None]
-
-
-class PlanFile(TypedDict):
-    """The plan of one experiment: `nodes` by their directory inside the store."""
-
-    experiment: str
-    names: dict[str, str]
-    nodes: dict[str, PlanNode]
-    stand_ins: StandIns
-    hardware: NotRequired[str]
-    shape: NotRequired[dict[str, Any]]
+OfKind = TypeVar("OfKind")
 
 
 @dataclass(frozen=True)
 class Results:
     """A plan with what its nodes left behind, of which tables and figures are made."""
 
-    plan: PlanFile
+    plan: Plan
     store: Path
     tables: Path = Path()
     """folder of the tables that are made already"""
@@ -71,18 +48,24 @@ def on_all_documents(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line for line in lines if len(line["documents"]) == most]
 
 
+def read_plan(path: Path) -> Plan:
+    """Return a plan file; raises as `read_json` does."""
+    with _readable(path):
+        return read_nodes(path)
+
+
 def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
+    with _readable(path):
+        return parse(reading.read_text(path))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
         with refusals_explained():
-            return parse(reading.read_text(path))
-    except (OSError, ValueError) as error:
+            yield
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error}); run snakemake again.") from None
-
-
-def read_plan(path: Path) -> PlanFile:
-    """Return a plan file; raises as `read_json` does."""
-    plan: PlanFile = read_json(path)
-    return plan
 
 
 def store_of(plan_file: Path) -> Path:
@@ -90,66 +73,65 @@ def store_of(plan_file: Path) -> Path:
     return plan_file.parent.parent
 
 
-def nodes_of(plan: PlanFile, kind: str) -> list[tuple[str, PlanNode]]:
-    """Return the nodes of one kind with their keys, by label."""
-    found = [(key, node) for key, node in plan["nodes"].items() if node["kind"] == kind]
-    return sorted(found, key=lambda item: (item[1]["label"], item[0]))
+def nodes_of(plan: Plan, kind: str) -> list[Node]:
+    """Return the nodes of one kind, by label."""
+    return sorted(plan.of(kind), key=lambda node: (node.label, node.key))
 
 
-def evaluations(results: Results, task: str) -> list[tuple[PlanNode, dict[str, Any]]]:
+def with_settings(plan: Plan, kind: type[OfKind]) -> list[tuple[Node, OfKind]]:
+    """Return the nodes whose settings are of a class, with these, by label."""
+    nodes = sorted(plan, key=lambda node: (node.label, node.key))
+    return [(node, node.settings) for node in nodes if isinstance(node.settings, kind)]
+
+
+def evaluations(results: Results, task: str) -> list[tuple[Node, dict[str, Any]]]:
     """Return the node and the scores of every evaluation of one task, by label."""
     return [
-        (node, read_json(results.store / key / "scores.json"))
-        for key, node in nodes_of(results.plan, "evaluate")
-        if task_of(node) == task
+        (node, read_json(results.store / node.key / "scores.json"))
+        for node in nodes_of(results.plan, "evaluate")
+        if node.task == task
     ]
-
-
-def task_of(node: PlanNode) -> str | None:
-    """Return the name of the task of an evaluation."""
-    task = node["settings"].get("task")
-    return None if task is None else str(task["name"])
 
 
 # Stand-ins --------------------------------------------------------------------------------------
 
 
-def corpus_stand_in(plan: PlanFile, node: PlanNode, corpus: str) -> str:
+def corpus_stand_in(plan: Plan, node: Node, corpus: str) -> str:
     """Return what the documents of an evaluated corpus are, or "" if they are the corpus itself.
 
     A table may call a corpus otherwise than the configuration does; then the label of the tokenize
     node, `{model}-{corpus}-{split}`, tells which one it is.
     """
-    known = plan["stand_ins"]["corpora"]
+    known = plan.stand_ins["corpora"]
     if corpus in known:
         return known[corpus] or ""
-    key = node["inputs"].get(f"tokens-{corpus}")
-    label = plan["nodes"][key]["label"].rpartition("-")[0] if key else ""
+    tokens = node.inputs.get(f"tokens-{corpus}")
+    label = tokens.label.rpartition("-")[0] if tokens else ""
     named = [name for name in known if label.endswith(f"-{name}")]
     return known[max(named, key=len)] or "" if named else ""
 
 
-def model_note(plan: PlanFile) -> str:
+def model_note(plan: Plan) -> str:
     """Return a sentence that says what the model stands in for, or an empty string."""
-    stand_in = plan["stand_ins"]["model"]
+    stand_in = plan.stand_ins["model"]
     return f"The model is a stand-in: {stand_in}." if stand_in else ""
 
 
-def original_length(plan: PlanFile) -> int | None:
+def original_length(plan: Plan) -> int | None:
     """Return the context window of the pretrained model in tokens, if some node tells it."""
-    told = [node["settings"].get("original_length") for node in plan["nodes"].values()]
-    return next((int(length) for length in told if length), None)
+    lengths = (settings.original_length for _, settings in with_settings(plan, ModelUse))
+    return next(lengths, None)
 
 
-def tuning_note(plan: PlanFile) -> str:
+def tuning_note(plan: Plan) -> str:
     """Return a sentence on how the tuned variant was trained, or an empty string."""
-    runs = [_training(node["settings"]) for _, node in fine_tunings(plan)]
+    runs = [_training(settings) for _, settings in fine_tunings(plan)]
     return f"Tuned means fine-tuned: {', then '.join(runs)}." if runs else ""
 
 
-def fine_tunings(plan: PlanFile) -> list[tuple[str, PlanNode]]:
-    """Return the fine-tuned nodes with their keys, by target length."""
-    return sorted(nodes_of(plan, "finetune"), key=lambda item: _length_in(item[1]["label"]))
+def fine_tunings(plan: Plan) -> list[tuple[Node, FinetuneNode]]:
+    """Return the fine-tuned nodes with their settings, by target length."""
+    return sorted(with_settings(plan, FinetuneNode), key=lambda item: _length_in(item[0].label))
 
 
 def _length_in(label: str) -> int:
@@ -158,13 +140,14 @@ def _length_in(label: str) -> int:
     return int(end) if end.isdigit() else 0
 
 
-def _training(settings: dict[str, Any]) -> str:
-    training = settings["training"]
-    share = f"{training['passkey_fraction']:.0%}"
-    rows = f"{training['num_steps']} steps of {training['batch_size']} x {training['text_length']} tokens"
+def _training(settings: FinetuneNode) -> str:
+    training = settings.training
+    share = f"{training.passkey_fraction:.0%}"
+    steps = f"{training.num_steps} steps of {training.batch_size}"
+    rows = f"{steps} x {settings.text_length} tokens"
     return f"{rows} ({share} passkey prompts)"
 
 
-def table_note(plan: PlanFile) -> str:
+def table_note(plan: Plan) -> str:
     """Return what a reader of a table must know: the stand-in and the tuning mix."""
     return " ".join(note for note in (model_note(plan), tuning_note(plan)) if note)

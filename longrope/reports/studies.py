@@ -14,15 +14,15 @@ from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
 from longrope.reports.results import (
-    PlanNode,
     Results,
-    nodes_of,
     on_all_documents,
     read_json,
     read_lines,
+    with_settings,
 )
 from longrope.reports.tables import finished_table
 from longrope.rope.factors import RopeFactors
+from longrope.settings.nodes import SearchNode
 
 BASELINES = ("evolution", "evolution-public")
 """algorithms of a study that the others are compared with"""
@@ -43,17 +43,18 @@ CONVERGENCE_COLUMNS = ("algorithm", "seed", "length", "scored_tokens", "best")
 def search_table(results: Results) -> pd.DataFrame:
     """Return one row per search of a study: what it found, and what that cost."""
     rows = [
-        _search_row(results.store / key, node) for key, node in nodes_of(results.plan, "search")
+        _search_row(results.store / node.key, settings)
+        for node, settings in with_settings(results.plan, SearchNode)
     ]
     table = pd.DataFrame(rows, columns=list(SEARCH_COLUMNS))
     return table.sort_values(["length", "algorithm", "seed"], kind="stable", ignore_index=True)
 
 
-def _search_row(folder: Path, node: PlanNode) -> dict[str, Any]:
+def _search_row(folder: Path, settings: SearchNode) -> dict[str, Any]:
     found = RopeFactors.read(folder / "factors.json").provenance
     manifest = read_json(folder / "manifest.json")
     return {
-        **_which(node),
+        **_which(settings),
         "bos": found["bos"],
         "scored_tokens": found["scored_tokens"],
         "train_ppl": found["perplexity"],
@@ -63,13 +64,12 @@ def _search_row(folder: Path, node: PlanNode) -> dict[str, Any]:
     }
 
 
-def _which(node: PlanNode) -> dict[str, Any]:
-    """Return the cells that say which search of the study a node is."""
-    settings = node["settings"]
+def _which(settings: SearchNode) -> dict[str, Any]:
+    """Return the cells that say which search of the study it is."""
     return {
-        "algorithm": settings["study"],
-        "seed": settings["seed"],
-        "length": settings["target_length"],
+        "algorithm": settings.study,
+        "seed": settings.seed,
+        "length": settings.target_length,
     }
 
 
@@ -153,19 +153,20 @@ def study_convergence(results: Results) -> pd.DataFrame:
     its best no earlier, and perplexities on few depend on which these are. A row per such candidate.
     """
     tables = [
-        _best_so_far(results.store / key, node) for key, node in nodes_of(results.plan, "search")
+        _best_so_far(results.store / node.key, settings)
+        for node, settings in with_settings(results.plan, SearchNode)
     ]
     if not tables:
         return pd.DataFrame(columns=list(CONVERGENCE_COLUMNS))
     return pd.concat(tables, ignore_index=True)
 
 
-def _best_so_far(folder: Path, node: PlanNode) -> pd.DataFrame:
+def _best_so_far(folder: Path, settings: SearchNode) -> pd.DataFrame:
     lines = on_all_documents(read_lines(folder / "history.jsonl"))
     perplexity = pd.Series([line["perplexity"] for line in lines], dtype=float)
     return pd.DataFrame(
         {
-            **_which(node),
+            **_which(settings),
             "scored_tokens": [line["scored_tokens"] for line in lines],
             "best": perplexity.cummin().ffill(),
         }

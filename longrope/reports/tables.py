@@ -14,17 +14,17 @@ import pandas as pd
 
 from longrope.errors import UserError
 from longrope.reports.results import (
-    PlanNode,
     Results,
     corpus_stand_in,
     evaluations,
     fine_tunings,
-    nodes_of,
     on_all_documents,
     read_lines,
+    with_settings,
 )
 from longrope.rope.factors import FactorTable, RopeFactors
 from longrope.rope.methods import METHODS, Geometry
+from longrope.settings.nodes import ReadjustNode, SearchNode
 from longrope.store.atomic import write_text
 
 METHOD_ORDER = (*METHODS, "longrope")
@@ -180,27 +180,28 @@ class Searched(NamedTuple):
 
 def searched_factors(results: Results) -> list[Searched]:
     """Return every factor set that was searched, with where it was searched, by length."""
-    found = [
-        Searched(*_searched_where(node), RopeFactors.read(results.store / key / "factors.json"))
-        for key, node in nodes_of(results.plan, "search")
+    store, plan = results.store, results.plan
+    searched = [
+        Searched(*_searched_where(settings), RopeFactors.read(store / node.key / "factors.json"))
+        for node, settings in with_settings(plan, SearchNode)
     ]
-    for key, node in nodes_of(results.plan, "readjust"):
-        entries = FactorTable.read(results.store / key / "factor_table.json").entries
+    for node, settings in with_settings(plan, ReadjustNode):
+        entries = FactorTable.read(store / node.key / "factor_table.json").entries
         # The other entries of the table are those of the searches above.
-        chosen = [entry for entry in entries if entry.target_length in node["settings"]["lengths"]]
-        found += [Searched(*_searched_where(node), entry) for entry in chosen]
-    return sorted(found, key=lambda item: (item.factors.target_length, item.where))
+        chosen = [entry for entry in entries if entry.target_length in settings.lengths]
+        searched += [Searched(*_searched_where(settings), entry) for entry in chosen]
+    return sorted(searched, key=lambda item: (item.factors.target_length, item.where))
 
 
-def _searched_where(node: PlanNode) -> tuple[Literal["base", "tuned", "readjusted"], str]:
+def _searched_where(
+    settings: SearchNode | ReadjustNode,
+) -> tuple[Literal["base", "tuned", "readjusted"], str]:
     """Return whether a search scored the base model or a tuned one, and its name."""
-    settings = node["settings"]
-    name = str(settings["model"])
-    if node["kind"] == "readjust":
-        return "readjusted", f"{name}, readjusted"
-    if settings["source_length"] == settings["original_length"]:
-        return "base", name
-    return "tuned", f"{name}, tuned at {settings['source_length']:,} tokens"
+    if isinstance(settings, ReadjustNode):
+        return "readjusted", f"{settings.model}, readjusted"
+    if settings.source_length == settings.original_length:
+        return "base", settings.model
+    return "tuned", f"{settings.model}, tuned at {settings.source_length:,} tokens"
 
 
 def geometry_of(factors: RopeFactors) -> Geometry:
@@ -252,16 +253,13 @@ def _values(line: dict[str, Any]) -> tuple[Any, ...]:
 
 def _histories(results: Results) -> Iterator[tuple[str, int, Path]]:
     """Yield where, at which length and in which file a search was recorded."""
-    for key, node in nodes_of(results.plan, "search"):
-        length = int(node["settings"]["target_length"])
-        yield _searched_where(node)[1], length, results.store / key / "history.jsonl"
-    for key, node in nodes_of(results.plan, "readjust"):
-        for length in node["settings"]["lengths"]:
-            yield (
-                _searched_where(node)[1],
-                int(length),
-                results.store / key / f"history-{length}.jsonl",
-            )
+    for node, search in with_settings(results.plan, SearchNode):
+        history = results.store / node.key / "history.jsonl"
+        yield _searched_where(search)[1], search.target_length, history
+    for node, readjust in with_settings(results.plan, ReadjustNode):
+        for length in readjust.lengths:
+            history = results.store / node.key / f"history-{length}.jsonl"
+            yield _searched_where(readjust)[1], length, history
 
 
 # Fine-tuning ------------------------------------------------------------------------------------
@@ -270,12 +268,12 @@ def _histories(results: Results) -> Iterator[tuple[str, int, Path]]:
 def training_table(results: Results) -> pd.DataFrame:
     """Return one row per fine-tuned model and step; what was not measured is missing."""
     rows = [
-        {"model": node["label"]} | speeds.get(line["step"], {}) | line
-        for key, node in fine_tunings(results.plan)
+        {"model": node.label} | speeds.get(line["step"], {}) | line
+        for node, _ in fine_tunings(results.plan)
         for speeds in [
-            {line["step"]: line for line in _lines(results.store / key / "measured.jsonl")}
+            {line["step"]: line for line in _lines(results.store / node.key / "measured.jsonl")}
         ]
-        for line in read_lines(results.store / key / "log.jsonl")
+        for line in read_lines(results.store / node.key / "log.jsonl")
     ]
     table = pd.DataFrame(rows, columns=list(TRAINING_COLUMNS))
     return table.astype(dict.fromkeys(TRAINING_COLUMNS[2:], float))
@@ -284,9 +282,9 @@ def training_table(results: Results) -> pd.DataFrame:
 def watched_table(results: Results) -> pd.DataFrame:
     """Return one row per fine-tuned model that was watched, step and length."""
     rows = [
-        {"model": node["label"]} | line
-        for key, node in fine_tunings(results.plan)
-        for line in _lines(results.store / key / "watched.jsonl")
+        {"model": node.label} | line
+        for node, _ in fine_tunings(results.plan)
+        for line in _lines(results.store / node.key / "watched.jsonl")
     ]
     return pd.DataFrame(rows, columns=list(WATCHED_COLUMNS)).astype({"perplexity": float})
 

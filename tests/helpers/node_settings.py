@@ -20,6 +20,11 @@ ANY: dict[str, dict[str, Any]] = {
     "finetune": {"original_length": 64},
     "evaluate": {"original_length": 64, "variant": "base", "method": "none", "seed": 0},
 }
+ANY_INNER: dict[str, dict[str, Any]] = {
+    "finetune": {"num_steps": 1, "text_length": 128},
+    "perplexity": {"lengths": {"words": [64]}, "num_documents": {"words": 1}},
+    "passkey": {"lengths": [64]},
+}
 """what a test that does not say it does not care for"""
 
 
@@ -32,6 +37,7 @@ def node_settings(kind: str, flat: Mapping[str, Any]) -> NodeSettings:
     rest = {key: value for key, value in flat.items() if key in outer}
     if kind == "evaluate":
         inner["name"] = rest.pop("task")
+    inner = ANY_INNER.get(inner.get("name", kind), {}) | inner
     return parse_node(kind, {**ANY[kind], **rest, INNER[kind]: inner})
 
 

@@ -5,14 +5,15 @@ import math
 import random
 from pathlib import Path
 
+from node_settings import node_settings
 from repository import ROOT
 
+from longrope.plan.nodes import Node, Plan
 from longrope.reports import products
 from longrope.reports import results as results_of
 from longrope.reports.tables import write_table
 from longrope.rope.factors import FactorTable, RopeFactors
 from longrope.rope.methods import Geometry
-from longrope.store.identity import canonical
 
 LENGTHS = (256, 1024, 2048, 8192)
 
@@ -24,6 +25,7 @@ MODEL_STAND_IN = "a tiny Llama"
 
 
 BOOKS = "public-domain books"
+CORPORA = {"pg19": BOOKS, "proof_pile": None}
 
 
 # Perplexity at each of LENGTHS, in the shape that real results have.
@@ -45,7 +47,7 @@ class ResultsFolder:
         self.store = root / "results"
         self.plan_file = self.store / "plans" / "demo.json"
         self.base = root / "base"
-        self.nodes: dict[str, dict] = {}
+        self.nodes: dict[str, Node] = {}
 
     @property
     def plan(self):
@@ -84,36 +86,26 @@ class ResultsFolder:
         return self
 
     def add(self, kind, label, settings, inputs=None, **files) -> str:
-        key = f"{kind}/{label}-{len(self.nodes):012d}"
-        raw = {"tokenizer": {"path": str(self.base), "files": {}}}
-        self.nodes[key] = {
-            "kind": kind,
-            "label": label,
-            "settings": settings,
-            "runtime": {"chunk_length": 4096, "micro_batch_size": 1},
-            "inputs": inputs or {},
-            "raw": raw,
-        }
+        node = Node(
+            kind=kind,
+            label=label,
+            settings=node_settings(kind, settings),
+            inputs={role: self.nodes[source] for role, source in (inputs or {}).items()},
+        )
+        key = node.key
+        self.nodes[key] = node
         folder = self.store / key
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         manifest = {"seconds": 12.5, "peak_memory_mb": 300.0, "device": "cpu"}
         for name, content in (files | {"manifest.json": json.dumps(manifest)}).items():
             (folder / name).write_text(content)
         return key
 
-    def save_plan(self, **stand_ins) -> None:
-        corpora = {"pg19": BOOKS, "proof_pile": None}
+    def save_plan(self, model=MODEL_STAND_IN, corpora=CORPORA, **others) -> None:
+        stand_ins = {"model": model, "corpora": dict(corpora)}
+        plan = Plan("demo", self.nodes, stand_ins, **others)
         self.plan_file.parent.mkdir(parents=True, exist_ok=True)
-        self.plan_file.write_text(
-            canonical(
-                {
-                    "experiment": "demo",
-                    "names": {},
-                    "nodes": self.nodes,
-                    "stand_ins": {"model": MODEL_STAND_IN, "corpora": corpora} | stand_ins,
-                }
-            )
-        )
+        self.plan_file.write_text(plan.to_json())
 
     def add_searches(self) -> None:
         for length, source in ((1024, 256), (2048, 256), (8192, 256), (8192, 2048)):
@@ -180,7 +172,7 @@ class ResultsFolder:
     def add_evaluation(self, task, variant, method, rows, inputs=None, **extra) -> None:
         scores = {"task": task, "variant": variant, "method": method, "bos": "no"}
         scores |= {"rows": rows} | extra
-        settings = {"task": {"name": task}, "original_length": 256}
+        settings = {"task": task, "variant": variant, "method": method, "original_length": 256}
         label = f"tiny-{task}-{variant}-{method}"
         self.add("evaluate", label, settings, inputs, **{"scores.json": json.dumps(scores)})
 

@@ -4,10 +4,15 @@ import importlib
 import json
 from pathlib import Path
 
+from node_settings import node_settings
+
+from longrope.plan.nodes import Node, Plan, Raw
 from longrope.reports import lineage, products, results
-from longrope.store.identity import canonical
 
 PRODUCTS = {product.name: product for product in products.PRODUCTS}
+
+
+MINIMAL = {"fetch": {"source": "package", "packages": {}, "documents": []}}
 
 
 FIRST, SECOND = "a1b2c3d" + 33 * "0", "d4e5f6a" + 33 * "0"
@@ -24,25 +29,30 @@ class SmallStore:
 
     def __init__(self, root: Path) -> None:
         self.folder = root / "results"
-        self.nodes: dict[str, dict] = {}
+        self.nodes: dict[str, Node] = {}
         fetch = self.add("fetch", "words-test")
-        tokens = self.add("tokenize", "m-words-test", documents=fetch)
-        search = self.add("search", "m-512", tokens=tokens)
+        tokens = self.add("tokenize", "m-words-test", raw=Raw(".", {}), documents=fetch)
+        search = self.add("search", "m-512", raw=Raw("base model", {}), tokens=tokens)
         self.perplexity = self.add_evaluation("perplexity", "ntk", tokens=tokens)
         self.passkey = self.add_evaluation("passkey", "longrope", factors=search)
         items = self.add("fetch", "benchmark-items")
         self.benchmarks = self.add_evaluation("benchmarks", "none", items=items)
         self.upstream = {"fetch": fetch, "tokens": tokens, "search": search, "items": items}
 
-    def add(self, kind, label, settings=None, **inputs):
-        key = f"{kind}/{label}-{len(self.nodes):012d}"
-        spec = {"kind": kind, "label": label, "settings": settings or {}, "raw": {}}
-        self.nodes[key] = spec | {"inputs": inputs}
-        self.write(key, manifest())
-        return key
+    def add(self, kind, label, settings=None, raw=None, **inputs):
+        node = Node(
+            kind=kind,
+            label=label,
+            settings=node_settings(kind, settings or MINIMAL.get(kind, {})),
+            inputs={role: self.nodes[key] for role, key in inputs.items()},
+            raw={"files": raw} if raw else {},
+        )
+        self.nodes[node.key] = node
+        self.write(node.key, manifest())
+        return node.key
 
     def add_evaluation(self, task, method, **inputs):
-        settings = {"task": {"name": task}, "variant": "base", "method": method}
+        settings = {"task": task, "variant": "base", "method": method}
         return self.add("evaluate", f"m-{task}-base-{method}", settings, **inputs)
 
     def write(self, key, content):
@@ -53,14 +63,13 @@ class SmallStore:
 
     @property
     def plan(self):
-        stand_ins = {"model": None, "corpora": {}}
-        return {"experiment": "e", "names": {}, "nodes": self.nodes, "stand_ins": stand_ins}
+        return Plan("e", self.nodes)
 
     @property
     def plan_file(self):
         path = self.folder / "plans" / "e.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(canonical(self.plan))
+        path.write_text(self.plan.to_json())
         return path
 
     @property

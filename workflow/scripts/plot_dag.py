@@ -3,7 +3,6 @@
 Graphviz draws SVG where it is installed; elsewhere the same pictures are written for Mermaid.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -13,14 +12,14 @@ from print_report_folder import STORE, planned
 
 from longrope.reports.dag import kind_graph, node_graph, to_mermaid
 from longrope.errors import UserError
+from longrope.plan.nodes import Plan
 from longrope.reports.lineage import finished
-from longrope.reports.results import PlanFile
 from longrope.store.atomic import write_text
 
 
-def plot(plan: PlanFile, store: Path) -> str:
+def plot(plan: Plan, store: Path) -> str:
     """Write both pictures beside the links of the experiment; return a sentence on them."""
-    folder = store / "by-name" / plan["experiment"]
+    folder = store / "by-name" / plan.experiment
     folder.mkdir(parents=True, exist_ok=True)
     done = finished(plan, store)
     graphs = {"dag": node_graph(plan, done), "rulegraph": kind_graph(plan, done)}
@@ -38,7 +37,6 @@ def plot(plan: PlanFile, store: Path) -> str:
 
 if __name__ == "__main__":
     try:
-        drawn = json.loads(planned(arguments.parse().config).to_json())
-        print(plot(drawn, STORE))
+        print(plot(planned(arguments.parse().config), STORE))
     except UserError as error:
         sys.exit(f"longrope: error: {error}")

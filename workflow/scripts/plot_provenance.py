@@ -21,8 +21,8 @@ from longrope.reports.lineage import (
     provenance,
     values_of,
 )
-from longrope.plan.nodes import KINDS
-from longrope.reports.results import PlanFile, model_note, nodes_of, read_plan, store_of
+from longrope.plan.nodes import KINDS, Plan
+from longrope.reports.results import model_note, nodes_of, read_plan, store_of
 from longrope.store.atomic import write_text
 
 SHOWN = COLUMNS[1:]
@@ -46,9 +46,9 @@ MIXED = (
 NO_DRAWING = "This machine has no graphviz, so the graph stands here as a list: each node with what it reads."
 
 
-def page(plan: PlanFile, store: Path) -> str:
+def page(plan: Plan, store: Path) -> str:
     """Return the page as HTML."""
-    title = f"{plan['experiment']}: where the numbers come from"
+    title = f"{plan.experiment}: where the numbers come from"
     products = provenance(plan, store)
     done = finished(plan, store)
     parts = [
@@ -75,7 +75,7 @@ def warnings(products: Sequence[tuple[Product, Sequence[Row]]]) -> Iterator[str]
         yield f'<div class="warning"><p>{MIXED}</p><ul>{"".join(found)}</ul></div>'
 
 
-def graph_section(plan: PlanFile, done: Collection[str]) -> Iterator[str]:
+def graph_section(plan: Plan, done: Collection[str]) -> Iterator[str]:
     """Yield the graphs of kinds and of nodes, or a list where they cannot be drawn."""
     yield "<h2>The graph</h2>"
     drawings = [svg_of(graph(plan, done)) for graph in (kind_graph, node_graph)]
@@ -88,17 +88,17 @@ def graph_section(plan: PlanFile, done: Collection[str]) -> Iterator[str]:
         yield f'<div class="picture">{drawing}</div>'
 
 
-def node_list(plan: PlanFile, done: Collection[str]) -> Iterator[str]:
+def node_list(plan: Plan, done: Collection[str]) -> Iterator[str]:
     """Yield the graph as nested lists: kinds, their nodes, and what each node reads."""
     yield "<ul>"
     for kind in KINDS:
         nodes = nodes_of(plan, kind)
         if nodes:
             yield f"<li>{escape(kind)}<ul>"
-        for key, node in nodes:
-            state = "" if key in done else " (not computed yet)"
-            read = ", ".join(f"{role} from {source}" for role, source in node["inputs"].items())
-            text = f"{', '.join(words(node))} ({key}){state}: reads {read or 'no other node'}"
+        for node in nodes:
+            state = "" if node.key in done else " (not computed yet)"
+            read = ", ".join(f"{role} from {source.key}" for role, source in node.inputs.items())
+            text = f"{', '.join(words(node))} ({node.key}){state}: reads {read or 'no other node'}"
             yield f"<li>{escape(text)}</li>"
         if nodes:
             yield "</ul></li>"

@@ -8,13 +8,15 @@ import subprocess
 import sys
 
 import pytest
+from node_settings import node_settings
 from repository import ROOT
 from small_store import SmallStore
 
 from longrope.plan import build as planning
-from longrope.plan.nodes import KINDS
+from longrope.plan.nodes import KINDS, Node
 from longrope.reports import dag
 from longrope.settings import loading as configuration
+from longrope.settings.nodes import TokenizeNode
 from longrope.store.files import RawFiles
 
 GRAPHVIZ = pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz is not installed")
@@ -33,10 +35,10 @@ def store(tmp_path):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The plan of the demo, as its file has it."""
+    """The plan of the demo."""
     files = RawFiles(tmp_path_factory.mktemp("files") / "known")
     settings = configuration.load(ROOT / "config" / "config.yaml")
-    return json.loads(planning.build(settings, ROOT, files).to_json())
+    return planning.build(settings, ROOT, files)
 
 
 def box(graph, name):
@@ -63,22 +65,22 @@ def arrows(graph):
     ],
 )
 def test_a_label_is_put_in_words(kind, label, lines):
-    assert dag.words({"kind": kind, "label": label, "settings": {}}) == lines
+    assert dag.words(Node(kind, label, TokenizeNode())) == lines
 
 
 def test_an_evaluation_is_called_by_task_variant_and_method():
-    settings = {"task": {"name": "perplexity"}, "variant": "base", "method": "dynamic_ntk"}
-    node = {"kind": "evaluate", "label": "m-perplexity-base-dynamic-ntk", "settings": settings}
+    settings = {"task": "perplexity", "variant": "base", "method": "dynamic_ntk"}
+    node = Node("evaluate", "any", node_settings("evaluate", settings))
     assert dag.words(node) == ("perplexity", "base, dynamic_ntk")
 
 
 def test_the_graph_of_the_demo_has_every_node_and_every_input_once(demo):
     graph = dag.node_graph(demo, ())
-    nodes = demo["nodes"]
+    nodes = demo.by_key
     assert sorted(box.name for box in graph.boxes) == sorted(nodes)
     assert len(graph.arrows) == len(arrows(graph))
     assert arrows(graph) == {
-        (source, key) for key, node in nodes.items() for source in node["inputs"].values()
+        (source.key, key) for key, node in nodes.items() for source in node.inputs.values()
     }
 
 
@@ -107,7 +109,6 @@ def test_a_node_that_is_read_twice_has_one_arrow_that_says_only_what_surprises(s
 
 
 def test_the_graph_of_kinds_counts_their_nodes_and_leads_to_tables_and_figures(store):
-    store.nodes[store.upstream["search"]]["raw"] = {"model": {"path": "base model", "files": {}}}
     graph = dag.kind_graph(store.plan, {store.upstream["fetch"]})
     assert box(graph, "fetch").lines == ("fetch", "2 nodes, 1 done")
     assert box(graph, "search").lines == ("search", "1 node, 0 done")
@@ -120,7 +121,6 @@ def test_the_graph_of_kinds_counts_their_nodes_and_leads_to_tables_and_figures(s
 
 
 def test_files_of_the_working_directory_are_not_shown_as_a_dot(store):
-    store.nodes[store.upstream["tokens"]]["raw"] = {"documents": {"path": ".", "files": {}}}
     assert box(dag.kind_graph(store.plan, ()), ".").lines == ("files", "working directory")
 
 
@@ -185,7 +185,7 @@ def test_mermaid_draws_every_box_and_every_arrow(demo, view):
 @GRAPHVIZ
 @pytest.mark.parametrize("view", [dag.node_graph, dag.kind_graph])
 def test_graphviz_reads_what_we_wrote(demo, view):
-    graph = view(demo, list(demo["nodes"])[:9])
+    graph = view(demo, list(demo.by_key)[:9])
     drawn = json.loads(
         subprocess.run(
             ["dot", "-Tjson0"],

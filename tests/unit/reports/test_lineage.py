@@ -36,7 +36,7 @@ def store(tmp_path):
 
 
 def keys_behind(plan, product):
-    return [key for key, _ in lineage.behind(plan, product)]
+    return [node.key for node in lineage.behind(plan, product)]
 
 
 def test_the_nodes_behind_a_table_are_its_evaluations_and_all_they_were_made_of(store):
@@ -54,12 +54,12 @@ def test_the_nodes_behind_every_table_of_the_demo_lack_no_input_and_hold_no_stra
 ):
     monkeypatch.chdir(ROOT)
     settings = configuration.load(Path("config/config.yaml"))
-    plan = json.loads(planning.build(settings, ROOT, RawFiles(tmp_path / "files")).to_json())
+    plan = planning.build(settings, ROOT, RawFiles(tmp_path / "files"))
     for product in lineage.products_of(plan):
         behind = set(keys_behind(plan, product))
-        used = {source for key in behind for source in plan["nodes"][key]["inputs"].values()}
+        used = {source.key for key in behind for source in plan.by_key[key].inputs.values()}
         assert used <= behind, "an input is missing"
-        assert all(product.reads(plan["nodes"][key]) for key in behind - used), "nobody reads it"
+        assert all(product.reads(plan.by_key[key]) for key in behind - used), "nobody reads it"
 
 
 def test_an_experiment_without_a_task_has_no_product_of_it(store):
@@ -121,7 +121,7 @@ def test_a_manifest_becomes_one_row_per_table(store):
         "table": "passkey",
         "kind": "evaluate",
         "label": "m-passkey-base-longrope",
-        "digest": "000000000004",
+        "digest": store.nodes[store.passkey].digest[:12],
         "finished": "2026-01-02T03:04:05+00:00",
         "commit": "a1b2c3d+",
         "longrope": "0.1.0",
@@ -288,8 +288,8 @@ def test_without_graphviz_the_page_says_so_and_lists_what_every_node_reads(
     assert "has no graphviz" in page and "<svg" not in page
     for key, node in store.nodes.items():
         (entry,) = re.findall(rf"<li>[^<]*\({re.escape(key)}\)([^<]*)</li>", page)
-        for role, source in node["inputs"].items():
-            assert f"{role} from {source}" in entry
+        for role, source in node.inputs.items():
+            assert f"{role} from {source.key}" in entry
 
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz is not installed")

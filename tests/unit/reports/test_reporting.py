@@ -2,7 +2,6 @@
 
 import csv
 import importlib
-import json
 import math
 import random
 import re
@@ -29,6 +28,7 @@ from results_folder import (
 )
 
 from longrope.errors import UserError
+from longrope.plan.nodes import Node, Plan
 from longrope.reports import costs as costing
 from longrope.reports import results as results_of
 from longrope.reports import tables as reporting
@@ -192,13 +192,11 @@ def costed(results):
         results.add(
             "search",
             label,
-            node_settings("search", SEARCH).identity(),
+            SEARCH,
             **{"history.jsonl": history(1)},
         )
     results.add("tokenize", "tokens", {})
-    results.save_plan()
-    plan = results.plan | {"hardware": "cpu", "shape": TOY}
-    results.plan_file.write_text(json.dumps(plan))
+    results.save_plan(hardware="cpu", shape=TOY)
     return results
 
 
@@ -226,8 +224,7 @@ def test_sums_by_stage_leave_out_what_has_no_estimate(costed):
 
 @pytest.mark.parametrize("lacking", ["machine", "shape"])
 def test_without_a_machine_or_a_shape_the_cost_table_has_no_estimates(costed, lacking):
-    lacks = {"hardware": ""} if lacking == "machine" else {"shape": {}}
-    costed.plan_file.write_text(json.dumps(costed.plan | lacks))
+    costed.save_plan(**({"shape": TOY} if lacking == "machine" else {"hardware": "cpu"}))
     written = costed.table("cost")
     assert pd.read_csv(written[0])["estimated_seconds"].isna().all()
     assert "Estimates" not in written[1].read_text()
@@ -241,7 +238,7 @@ def test_the_markdown_of_the_cost_has_sums_by_stage_above_its_rows(costed):
 
 
 def test_an_experiment_without_a_task_has_a_table_without_rows(results):
-    results.nodes = {k: n for k, n in results.nodes.items() if n["kind"] == "search"}
+    results.nodes = {k: n for k, n in results.nodes.items() if n.kind == "search"}
     results.save_plan()
     for make in (reporting.passkey_table, reporting.perplexity_table, reporting.benchmarks_table):
         assert make(results.results).empty
@@ -251,7 +248,7 @@ def test_equal_results_give_equal_bytes_whatever_the_order_of_the_plan(results, 
     written = []
     for turn in range(2):
         results.nodes = dict(reversed(results.nodes.items()))
-        results.plan_file.write_text(json.dumps({**results.plan, "nodes": results.nodes}))
+        results.save_plan()
         table = reporting.perplexity_table(results.results)
         reporting.write_table(table, tmp_path / f"{turn}.csv", tmp_path / f"{turn}.md")
         written.append((tmp_path / f"{turn}.csv").read_bytes())
@@ -296,17 +293,13 @@ def test_the_best_perplexity_never_rises_and_skips_candidates_without_a_score(re
 
 
 def test_the_note_of_a_table_states_the_tuning_mix_of_every_step():
-    settings = {"num_steps": 40, "batch_size": 4, "text_length": 1024, "passkey_fraction": 0.5}
-    first = {"kind": "finetune", "label": "m-1024", "inputs": {}, "raw": {}}
-    first |= {"settings": {"training": settings}}
-    longer = settings | {"num_steps": 60, "text_length": 2048, "passkey_fraction": 0.0}
-    second = first | {"label": "m-2048", "settings": {"training": longer}}
-    plan = {
-        "experiment": "e",
-        "names": {},
-        "nodes": {"finetune/a": first, "finetune/b": second},
-        "stand_ins": {"model": "a toy", "corpora": {}},
+    first = {"num_steps": 40, "batch_size": 4, "text_length": 1024, "passkey_fraction": 0.5}
+    longer = first | {"num_steps": 60, "text_length": 2048, "passkey_fraction": 0.0}
+    nodes = {
+        label: Node("finetune", label, node_settings("finetune", settings))
+        for label, settings in (("m-1024", first), ("m-2048", longer))
     }
+    plan = Plan("e", nodes, {"model": "a toy", "corpora": {}})
     assert results_of.table_note(plan) == (
         "The model is a stand-in: a toy. Tuned means fine-tuned: 40 steps of 4 x 1024 tokens "
         "(50% passkey prompts), then 60 steps of 4 x 2048 tokens (0% passkey prompts)."

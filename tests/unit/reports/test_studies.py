@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from node_settings import node_settings
 from repository import ROOT
 from scipy import stats
 
+from longrope.plan.nodes import Node, Plan
 from longrope.reports import studies
 from longrope.reports.figures import search_convergence
 from longrope.reports.results import Results
@@ -110,7 +112,7 @@ def test_a_summary_read_back_has_the_same_cells(study, tmp_path):
 
 
 def test_a_plan_without_searches_has_empty_tables(tmp_path):
-    plan = {"experiment": "e", "names": {}, "nodes": {}, "stand_ins": {"model": None}}
+    plan = Plan("e", {})
     found = studies.search_table(Results(plan, tmp_path))
     assert tuple(found.columns) == studies.SEARCH_COLUMNS
     assert tuple(studies.summary_table(found).columns) == studies.SUMMARY_COLUMNS
@@ -134,9 +136,9 @@ def store(tmp_path):
     """A store with two searches of one algorithm, and their plan."""
     nodes = {}
     for seed, lines in ON_FEW.items():
-        key, settings = f"search/{seed}", {"study": "cma", "seed": seed, "target_length": 2048}
-        nodes[key] = {"kind": "search", "label": key, "settings": settings}
-        folder = tmp_path / key
+        settings = {"study": "cma", "seed": seed, "target_length": 2048}
+        node = nodes[str(seed)] = Node("search", str(seed), node_settings("search", settings))
+        folder = tmp_path / node.key
         folder.mkdir(parents=True)
         names = ("scored_tokens", "documents", "perplexity")
         records = [json.dumps(dict(zip(names, line, strict=True))) for line in lines]
@@ -152,7 +154,7 @@ def store(tmp_path):
         ).save(folder / "factors.json")
         cost = {"seconds": 3.5, "peak_memory_mb": 256.0}
         (folder / "manifest.json").write_text(json.dumps(cost))
-    return {"experiment": "e", "nodes": nodes}, tmp_path
+    return Plan("e", nodes), tmp_path
 
 
 def test_a_row_of_the_table_is_what_factors_and_manifest_say(store):
