@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from longrope.models.rotary import LongRopeRotary
-from longrope.models.scoring import HEAD_ROWS, block_causal, rotary_of
+from longrope.models.scoring import HEAD_ROWS, block_causal, final_norm, rotary_of
 from longrope.rope.factors import RopeFactors
 
 
@@ -102,8 +102,7 @@ def _run(layer: torch.nn.Module, hidden: Tensor, turns: _Turns) -> Tensor:
 
 def _head(model: Any, hidden: Tensor, tokens: Tensor, first: int) -> tuple[float, Tensor]:
     """Return the summed loss and its derivative by the last layer's output, few rows at a time."""
-    body = model.base_model
-    norm = getattr(body, "norm", None) or body.final_layer_norm
+    norm = final_norm(model)
     slope = torch.zeros_like(hidden)
     total = 0.0
     for begin in range(first - 1, len(tokens) - 1, HEAD_ROWS):

@@ -128,10 +128,17 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, *, chunk_length: int) 
     with block_causal(model):
         for layer in body.layers:
             _run_layer(layer, hidden, rotary, chunk_length)
-    norm = getattr(body, "norm", None) or body.final_layer_norm
+    norm = final_norm(model)
     for chunk in torch.split(hidden, chunk_length, dim=1):
         chunk.copy_(norm(chunk))
     return hidden[0]
+
+
+def final_norm(model: PreTrainedModel) -> torch.nn.Module:
+    """Return the norm behind the last layer, whose name differs between architectures."""
+    body: Any = model.base_model
+    norm: torch.nn.Module = getattr(body, "norm", None) or body.final_layer_norm
+    return norm
 
 
 class LayerCache:
