@@ -74,5 +74,6 @@ def link_to(place: Path, link: Path) -> None:
         raise UserError(
             f"{link} is no link but a folder or file of its own; move it away and run again."
         )
+    link.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(link) as scratch:
         scratch.symlink_to(os.path.relpath(place, link.parent))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file in one step; its folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
 
@@ -15,7 +16,6 @@ def write_text(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a scratch path beside `path` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Processes of several hosts may share a number. A node never holds names that begin with an
     # underscore, so what a kill leaves in a work folder does not become output.
     scratch = path.with_name(f"_{path.name}.{uuid.uuid4().hex}")
