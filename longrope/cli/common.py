@@ -73,3 +73,9 @@ def read_plan(path: Path) -> dict[str, Any]:
     if not isinstance(plan, dict) or not {"nodes", "names"} <= plan.keys():
         raise UserError(f"{path} is missing or not a plan; run snakemake, which writes it.")
     return plan
+
+
+def print_if_any(text: str) -> None:
+    """Print a text unless it is empty."""
+    if text:
+        print(text)

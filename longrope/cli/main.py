@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from longrope.cli import accept, estimate, factors, keep, look, run, search
+from longrope.cli import accept, estimate, factors, gc, names, pin, plan, run, search, verify
 from longrope.cli.ranks import end_process
 from longrope.errors import UserError, refusals_explained
 
-GROUPS = (run, search, look, estimate, factors, accept, keep)
+VERBS = (run, search, plan, verify, names, estimate, factors, accept, gc, pin)
 """Modules of `longrope.cli` in the order of the help."""
 
 
@@ -33,6 +33,6 @@ def process() -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="longrope", description="LongRoPE pipeline")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for group in GROUPS:
-        group.add(verbs)
+    for verb in VERBS:
+        verb.add(verbs)
     return parser

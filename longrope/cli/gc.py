@@ -1,8 +1,7 @@
-"""`gc` and `pin`: delete the results that no plan needs, and keep those of a plan for good."""
+"""`gc`: delete the results that no plan needs."""
 
 import argparse
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,15 +9,13 @@ from longrope import reading
 from longrope.cli.common import add_overrides, add_store, planned, read_plan
 from longrope.cli.listing import size_text
 from longrope.errors import UserError
-from longrope.plan.nodes import KINDS, Plan, write_if_changed
+from longrope.plan.nodes import KINDS, Plan
 from longrope.store import gc
 from longrope.store.identity import DIGEST_CHARACTERS
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
 
 def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verbs to the command line."""
+    """Add the verb to the command line."""
     verb = verbs.add_parser("gc", help="list, and with --delete delete, results that nothing needs")
     verb.add_argument(
         "config",
@@ -27,18 +24,9 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
         help="configurations whose nodes stay; by default the last plan of every experiment",
     )
     verb.add_argument("--delete", action="store_true", help="really delete what is listed")
+    add_overrides(verb)
+    add_store(verb)
     verb.set_defaults(verb=_gc)
-    pin = verbs.add_parser("pin", help="keep the nodes of a configuration through every gc")
-    pin.add_argument("config", type=Path)
-    pin.add_argument("name", help="of the pin, such as paper-v1")
-    pin.add_argument("--replace", action="store_true", help="give the name to another plan")
-    pin.set_defaults(verb=_pin)
-    for each in (verb, pin):
-        add_overrides(each)
-        add_store(each)
-
-
-# gc -----------------------------------------------------------------------------------------------
 
 
 def _gc(options: argparse.Namespace) -> None:
@@ -109,24 +97,3 @@ def _tell_of_others(store: Path, dead: gc.Dead) -> None:
 def _text(path: Path) -> str:
     read_plan(path)
     return reading.read_text(path)
-
-
-# pin ----------------------------------------------------------------------------------------------
-
-
-def _pin(options: argparse.Namespace) -> None:
-    if not _NAME.fullmatch(options.name):
-        raise UserError(
-            f"the name of a pin has letters, digits, '.', '_' and '-' only, got {options.name!r}."
-        )
-    plan = planned(options.config, options.store, options.overrides)
-    path: Path = options.store / "pins" / f"{options.name}.json"
-    _require_free(path, plan.to_json(), replace=options.replace)
-    write_if_changed(plan, path)
-    done = sum(reading.is_file(options.store / node.key / "DONE") for node in plan)
-    print(f"{path}: {done} of {len(plan.nodes)} nodes are done; gc keeps them all")
-
-
-def _require_free(path: Path, text: str, *, replace: bool) -> None:
-    if reading.is_file(path) and reading.read_text(path) != text and not replace:
-        raise UserError(f"{path} pins another plan; choose another name, or give --replace.")

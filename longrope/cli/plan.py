@@ -1,0 +1,54 @@
+"""`plan`: the nodes of a configuration, and where each is."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from longrope.cli.common import (
+    add_overrides,
+    add_store,
+    other_last_run,
+    planned,
+    print_if_any,
+    say_warnings,
+)
+from longrope.cli.listing import list_nodes, list_origins, time_text
+from longrope.cost.estimate import estimate
+from longrope.cost.shapes import Shape
+from longrope.plan.nodes import Node, Plan, write_if_changed
+from longrope.plan.status import survey
+from longrope.settings.hardware import TABLE, read_machine
+from longrope.store.provenance import facts
+
+
+def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb to the command line."""
+    verb = verbs.add_parser("plan", help="print the nodes of a configuration and their state")
+    verb.add_argument("config", type=Path)
+    verb.add_argument("--output", type=Path, help="write the plan there too, for `longrope run`")
+    verb.add_argument("--hardware-table", type=Path, default=TABLE, help="YAML file of machines")
+    add_overrides(verb)
+    add_store(verb)
+    verb.set_defaults(verb=_plan)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    plan = planned(options.config, options.store, options.overrides)
+    say_warnings(plan)
+    if options.output is not None:
+        write_if_changed(plan, options.output)
+    standings = survey(plan, options.store)
+    nodes = list_nodes(plan, standings, _estimates(plan, options.hardware_table))
+    print("\n".join([*nodes, "", *list_origins(standings.values(), facts())]))
+    print_if_any(other_last_run(plan, options.store))
+
+
+def _estimates(plan: Plan, table: Path) -> Callable[[Node], str]:
+    """Return what to say of the time of a node that is not there: its estimate, if there is one."""
+    shape, machine = Shape.of(plan.shape), read_machine(plan.hardware, table)
+
+    def text(node: Node) -> str:
+        seconds = estimate(node, shape, machine).seconds if shape else None
+        return "" if seconds is None else f"~{time_text(seconds)}"
+
+    return text
