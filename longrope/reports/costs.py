@@ -10,7 +10,8 @@ from longrope.cost.shapes import Shape
 from longrope.plan.nodes import KINDS, Node
 from longrope.reports import lineage
 from longrope.reports.products import Product
-from longrope.reports.results import Results, nodes_of, read_json, read_lines
+from longrope.reports.records import PerplexityRow, Scores
+from longrope.reports.results import Results, nodes_of, read_history, read_json
 from longrope.reports.tables import to_markdown
 from longrope.settings.hardware import Machine, read_machine
 
@@ -70,11 +71,13 @@ def _estimated(node: Node, shape: Shape | None, machine: Machine | None) -> dict
 def scored_tokens(folder: Path, node: Node) -> int | None:
     """Return the tokens a node scored, or None for a kind of node that does not count them."""
     if node.kind in ("search", "readjust"):
-        histories = [read_lines(path) for path in sorted(folder.glob("history*.jsonl"))]
+        histories = [read_history(path) for path in sorted(folder.glob("history*.jsonl"))]
         return sum(int(history[-1]["scored_tokens"]) for history in histories if history)
     if node.task == "perplexity":
-        rows = read_json(folder / "scores.json")["rows"]
-        return sum(int(document["tokens"]) for row in rows for document in row["documents"])
+        scores: Scores[PerplexityRow] = read_json(folder / "scores.json")
+        return sum(
+            int(document["tokens"]) for row in scores["rows"] for document in row["documents"]
+        )
     return None
 
 

@@ -11,6 +11,7 @@ from longrope import reading
 from longrope.errors import UserError, refusals_explained
 from longrope.plan.nodes import Node, Plan
 from longrope.plan.nodes import read as read_nodes
+from longrope.reports.records import HistoryLine, Scores
 from longrope.settings.nodes import FinetuneNode, ModelUse
 
 OfKind = TypeVar("OfKind")
@@ -36,13 +37,18 @@ def read_json(path: Path) -> Any:
     return _parsed(path, json.loads)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file; raises as `read_json` does."""
-    lines: list[dict[str, Any]] = _parsed(path, lambda s: [*map(json.loads, s.splitlines())])
+def read_history(path: Path) -> list[HistoryLine]:
+    """Return the candidates of a search in order of scoring; raises as `read_json` does."""
+    lines: list[HistoryLine] = read_lines(path)
     return lines
 
 
-def on_all_documents(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> Any:
+    """Return the objects of a JSON-lines file; raises as `read_json` does."""
+    return _parsed(path, lambda text: [*map(json.loads, text.splitlines())])
+
+
+def on_all_documents(lines: Sequence[HistoryLine]) -> list[HistoryLine]:
     """Return the lines of a search's history whose candidate was scored on all search documents."""
     most = max((len(line["documents"]) for line in lines), default=0)
     return [line for line in lines if len(line["documents"]) == most]
@@ -84,7 +90,7 @@ def with_settings(plan: Plan, kind: type[OfKind]) -> list[tuple[Node, OfKind]]:
     return [(node, node.settings) for node in nodes if isinstance(node.settings, kind)]
 
 
-def evaluations(results: Results, task: str) -> list[tuple[Node, dict[str, Any]]]:
+def evaluations(results: Results, task: str) -> list[tuple[Node, Scores[Any]]]:
     """Return the node and the scores of every evaluation of one task, by label."""
     return [
         (node, read_json(results.store / node.key / "scores.json"))

@@ -16,8 +16,8 @@ from scipy.stats import t as student
 from longrope.reports.results import (
     Results,
     on_all_documents,
+    read_history,
     read_json,
-    read_lines,
     with_settings,
 )
 from longrope.reports.tables import finished_table
@@ -162,7 +162,7 @@ def study_convergence(results: Results) -> pd.DataFrame:
 
 
 def _best_so_far(folder: Path, settings: SearchNode) -> pd.DataFrame:
-    lines = on_all_documents(read_lines(folder / "history.jsonl"))
+    lines = on_all_documents(read_history(folder / "history.jsonl"))
     perplexity = pd.Series([line["perplexity"] for line in lines], dtype=float)
     return pd.DataFrame(
         {

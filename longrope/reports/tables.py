@@ -7,18 +7,31 @@ one, write a function like `passkey_table` and its row in `longrope.reports.prod
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from longrope.errors import UserError
+from longrope.plan.nodes import Node
+from longrope.reports.records import (
+    BenchmarkRow,
+    Document,
+    HistoryLine,
+    LogLine,
+    MeasuredLine,
+    PasskeyRow,
+    PerplexityRow,
+    Scores,
+    WatchedLine,
+)
 from longrope.reports.results import (
     Results,
     corpus_stand_in,
     evaluations,
     fine_tunings,
     on_all_documents,
+    read_history,
     read_lines,
     with_settings,
 )
@@ -56,16 +69,6 @@ START = "seed:"
 """Begins the origin of what a search starts from."""
 
 
-class Document(TypedDict):
-    """Score of one document."""
-
-    name: str
-    nll: float
-    """summed over the scored tokens, nats"""
-    tokens: int
-    """scored tokens"""
-
-
 # Tables -----------------------------------------------------------------------------------------
 
 
@@ -101,21 +104,25 @@ def bootstrap_interval(documents: Sequence[Document], seed: int = 0) -> tuple[fl
 
 def perplexity_table(results: Results) -> pd.DataFrame:
     """Return one row per corpus, variant, method and length, with its interval."""
+    scored: list[tuple[Node, Scores[PerplexityRow]]] = evaluations(results, "perplexity")
     rows = [
         {
             "corpus": row["corpus"],
             "stand_in": corpus_stand_in(results.plan, node, row["corpus"]),
-            "variant": scores["variant"],
-            "method": scores["method"],
             "length": row["length"],
             "protocol": scores["protocol"],
-            "bos": scores["bos"],
+            **_use(scores),
             **_perplexity_cells(row["documents"]),
         }
-        for node, scores in evaluations(results, "perplexity")
+        for node, scores in scored
         for row in scores["rows"]
     ]
     return _table(rows, PERPLEXITY_COLUMNS, ["corpus", "variant", "method", "length"])
+
+
+def _use(scores: Scores[Any]) -> dict[str, str]:
+    """Return the cells on how a model was used."""
+    return {"variant": scores["variant"], "method": scores["method"], "bos": scores["bos"]}
 
 
 def _perplexity_cells(documents: Sequence[Document]) -> dict[str, float]:
@@ -131,25 +138,21 @@ def _perplexity_cells(documents: Sequence[Document]) -> dict[str, float]:
 
 def passkey_table(results: Results) -> pd.DataFrame:
     """Return one row per variant, method, length and depth."""
-    rows = _task_rows(results, "passkey")
+    scored: list[tuple[Node, Scores[PasskeyRow]]] = evaluations(results, "passkey")
+    rows = [{**row, **_use(scores)} for _, scores in scored for row in scores["rows"]]
     return _table(rows, PASSKEY_COLUMNS, ["variant", "method", "length", "depth"])
 
 
 def benchmarks_table(results: Results) -> pd.DataFrame:
     """Return one row per variant, method and benchmark; a benchmark without items has no value."""
+    scored: list[tuple[Node, Scores[BenchmarkRow]]] = evaluations(results, "benchmarks")
     rows = [
-        row | {"stand_in": row.get("stand_in") or ""} for row in _task_rows(results, "benchmarks")
+        {**row, **_use(scores), "stand_in": row["stand_in"] or ""}
+        for _, scores in scored
+        for row in scores["rows"]
     ]
     table = _table(rows, BENCHMARKS_COLUMNS, ["variant", "method", "task", "metric"])
     return table.astype({"value": float, "stderr": float, "chance": float})
-
-
-def _task_rows(results: Results, task: str) -> list[dict[str, Any]]:
-    return [
-        {**row, **{name: scores[name] for name in ("variant", "method", "bos")}}
-        for _, scores in evaluations(results, task)
-        for row in scores["rows"]
-    ]
 
 
 def _table(
@@ -230,7 +233,7 @@ def convergence_table(results: Results) -> pd.DataFrame:
     rows = [
         {"search": name, "length": length} | line | {"start": starts.get(_values(line), "")}
         for name, length, path in _histories(results)
-        for lines in [read_lines(path)]
+        for lines in [read_history(path)]
         for starts in [_starts(lines)]
         for line in on_all_documents(lines)
     ]
@@ -240,13 +243,13 @@ def convergence_table(results: Results) -> pd.DataFrame:
     return table.sort_values(["length", "search"], kind="stable", ignore_index=True)
 
 
-def _starts(lines: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], str]:
+def _starts(lines: Sequence[HistoryLine]) -> dict[tuple[Any, ...], str]:
     """Return what a search started from by its values, as its history calls it without `seed:`."""
     begun = [line for line in reversed(lines) if line["origin"].startswith(START)]
     return {_values(line): line["origin"].removeprefix(START) for line in begun}
 
 
-def _values(line: dict[str, Any]) -> tuple[Any, ...]:
+def _values(line: HistoryLine) -> tuple[Any, ...]:
     """Return what a candidate is, whatever it was scored on."""
     return (*line["factors"], line["num_start_tokens"], line.get("attention_scale"))
 
@@ -268,29 +271,34 @@ def _histories(results: Results) -> Iterator[tuple[str, int, Path]]:
 def training_table(results: Results) -> pd.DataFrame:
     """Return one row per fine-tuned model and step; what was not measured is missing."""
     rows = [
-        {"model": node.label} | speeds.get(line["step"], {}) | line
+        row
         for node, _ in fine_tunings(results.plan)
-        for speeds in [
-            {line["step"]: line for line in _lines(results.store / node.key / "measured.jsonl")}
-        ]
-        for line in read_lines(results.store / node.key / "log.jsonl")
+        for row in _steps(results.store / node.key, node.label)
     ]
     table = pd.DataFrame(rows, columns=list(TRAINING_COLUMNS))
     return table.astype(dict.fromkeys(TRAINING_COLUMNS[2:], float))
 
 
+def _steps(folder: Path, model: str) -> Iterator[dict[str, Any]]:
+    log: list[LogLine] = read_lines(folder / "log.jsonl")
+    measured: list[MeasuredLine] = _lines(folder / "measured.jsonl")
+    by_step = {line["step"]: line for line in measured}
+    for line in log:
+        yield {"model": model, **by_step.get(line["step"], {}), **line}
+
+
 def watched_table(results: Results) -> pd.DataFrame:
     """Return one row per fine-tuned model that was watched, step and length."""
-    rows = [
-        {"model": node.label} | line
+    watched: list[tuple[str, list[WatchedLine]]] = [
+        (node.label, _lines(results.store / node.key / "watched.jsonl"))
         for node, _ in fine_tunings(results.plan)
-        for line in _lines(results.store / node.key / "watched.jsonl")
     ]
+    rows = [{"model": label, **line} for label, lines in watched for line in lines]
     return pd.DataFrame(rows, columns=list(WATCHED_COLUMNS)).astype({"perplexity": float})
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file that not every fine-tuning has."""
+def _lines(path: Path) -> Any:
+    """Return the lines of a file that not every fine-tuning has, none without it."""
     return read_lines(path) if path.is_file() else []
 
 

@@ -9,7 +9,7 @@ from node_settings import node_settings
 from repository import ROOT
 
 from longrope.plan.nodes import Node, Plan
-from longrope.reports import products
+from longrope.reports import products, records
 from longrope.reports import results as results_of
 from longrope.reports.tables import write_table
 from longrope.rope.factors import FactorTable, RopeFactors
@@ -198,22 +198,28 @@ def history(seed) -> str:
     for candidate in range(200):
         ppl = None if candidate == 7 else 9 + 6 * math.exp(-candidate / 40) * rng.expovariate(1)
         origin = f"seed:{('linear', 'ntk', 'yarn')[candidate]}" if candidate < 3 else "mutation"
-        line = {"iteration": candidate // 32, "candidate": candidate, "origin": origin}
-        line |= {"factors": [1.0 + candidate], "num_start_tokens": 0, "perplexity": ppl}
-        line |= {"documents": [0, 1], "scored_tokens": 1000 * (candidate + 1)}
-        if candidate == 11:  # an easy document alone
-            line |= {"documents": [1], "perplexity": 1.5}
+        easy = candidate == 11  # a document alone
+        line = records.HistoryLine(
+            iteration=candidate // 32,
+            candidate=candidate,
+            origin=origin,
+            factors=[1.0 + candidate],
+            num_start_tokens=0,
+            documents=[1] if easy else [0, 1],
+            perplexity=1.5 if easy else ppl,
+            scored_tokens=1000 * (candidate + 1),
+        )
         lines.append(json.dumps(line) + "\n")
     return "".join(lines)
 
 
-def documents(ppl, length) -> list[dict]:
+def documents(ppl, length) -> list[records.Document]:
     rng = random.Random(length)
     return [
-        {
-            "name": f"book-{n}",
-            "nll": length * math.log(ppl * rng.uniform(0.8, 1.2)),
-            "tokens": length,
-        }
+        records.Document(
+            name=f"book-{n}",
+            nll=length * math.log(ppl * rng.uniform(0.8, 1.2)),
+            tokens=length,
+        )
         for n in range(1 if length == 8192 else 6)
     ]
