@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import workflow_runs
 from repository import HELPERS, ROOT
 
 
@@ -160,3 +161,52 @@ def test_a_search_algorithm_is_its_settings_and_its_module(package):
     assert told["module"] and told["schema"] and told["best"]
     # three seeds, and the result without start tokens
     assert told["tokens"] == (3 + 1) * told["documents"] * 1024
+
+
+TOY = """
+    Product(
+        name="toy",
+        category="Toys",
+        item="number of a toy",
+        kinds=("evaluate",),
+        task="passkey",
+        table="toys.table",
+        figure="toys.figure",
+    ),
+"""
+TOYS = """
+import pandas as pd
+
+from longrope.reports.figures import style
+from longrope.reports.results import evaluations
+from longrope.reports.tables import finished_table
+
+
+def table(results):
+    scored = evaluations(results, "passkey")
+    return pd.DataFrame({"method": [scores["method"] for _, scores in scored], "toys": 2})
+
+
+def figure(results):
+    figure, (axes,) = style.panels(1)
+    axes.plot(finished_table(results, "toy")["toys"])
+    return style.finish(figure, "Toys", "")
+"""
+
+
+@pytest.mark.workflow
+def test_a_table_with_its_figure_is_one_row_its_functions_and_their_captions(finished, tmp_path):
+    code = workflow_runs.clone(tmp_path)
+    edit(code / "longrope/reports/products.py", "\nPRODUCTS = (", f"\nPRODUCTS = ({TOY.rstrip()}")
+    (code / "longrope/reports/toys.py").write_text(TOYS)
+    for form in ("table", "figure"):
+        (code / f"workflow/report/toy_{form}.rst").write_text(f"The toys as a {form}.")
+    for arguments in ((), ("--report", finished / "toys.html")):
+        done = workflow_runs.run(finished, "small.yaml", *arguments, code=code)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    tables, figures = (finished / "results" / part / "small" for part in ("tables", "figures"))
+    assert (tables / "toy.csv").read_text() == "method,toys\nnone,2\nlongrope,2\n"
+    assert "Toys" in (figures / "toy.svg").read_text() and (figures / "toy.png").is_file()
+    assert "\ntoy,evaluate," in (tables / "provenance.csv").read_text()
+    report = (finished / "toys.html").read_text()
+    assert all(f"The toys as a {form}." in report for form in ("table", "figure"))
