@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from longrope.settings.training import ParallelSettings
+from longrope.settings.training import ParallelSettings, TrainingSettings
 from longrope.training.trainer import train
 
 SHAPE = {
@@ -55,7 +55,6 @@ SETTINGS: dict[str, Any] = {
     "adam_betas": [0.9, 0.95],
     "dtype": "float32",
     "checkpoint_steps": 10**6,
-    "seed": 0,
 }
 WAYS = {
     "plain": None,
@@ -123,7 +122,8 @@ def measure(way: str, length: int, steps: int) -> dict[str, float]:
             train(
                 model,
                 rows,
-                SETTINGS | {"num_steps": steps},
+                TrainingSettings.model_validate(SETTINGS | {"num_steps": steps}),
+                seed=0,
                 work=Path(folder),
                 micro_batch_size=1,
                 parallel=ParallelSettings.model_validate(WAYS[way]),
