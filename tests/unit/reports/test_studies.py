@@ -195,6 +195,7 @@ def test_the_figure_has_a_line_a_band_and_an_end_for_each_algorithm(store):
 @pytest.fixture(scope="module")
 def benchmark():
     """The module benchmarks/search.py."""
+    pytest.importorskip("torch")
     path = ROOT / "benchmarks" / "search.py"
     spec = importlib.util.spec_from_file_location("benchmark_of_search", path)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
