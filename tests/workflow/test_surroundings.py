@@ -131,7 +131,9 @@ def test_make_gives_snakemake_a_cache_where_the_home_cannot_be_written(
     tmp_path, home, cache, chosen
 ):
     home, cache, chosen = (text and text.format(tmp_path) for text in (home, cache, chosen))
-    others = {name: os.environ[name] for name in os.environ if name != "XDG_CACHE_HOME"}
+    # the tests themselves may run under make, which would say so
+    unset = {"XDG_CACHE_HOME", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+    others = {name: os.environ[name] for name in os.environ if name not in unset}
     done = subprocess.run(
         ["make", "--eval", 'show: ; @echo "$${XDG_CACHE_HOME:-}"', "show"],
         cwd=ROOT,
