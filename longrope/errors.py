@@ -2,8 +2,8 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -67,8 +67,6 @@ WORDINGS = {
     "union_tag_invalid": "should have a {key} out of {expected_tags}",
 }
 """start of pydantic's error type -> our words, where its own read badly"""
-TAGGED = ("source", "algorithm")
-"""keys of tagged unions, behind which pydantic names the member"""
 
 
 def validated(model: type[M], content: object, *, source: str, see: str = "") -> M:
@@ -93,7 +91,7 @@ def explain(error: ValidationError, model: type[BaseModel], see: str = "") -> st
     """Return one sentence on the first problem: key, mistake and remedy; arguments of `validated`."""
     # A misspelt required key is also missing: naming the misspelling helps more, so it goes first.
     first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    location = _visible(first["loc"])
+    location = _visible(first["loc"], model)
     key = ".".join(location)
     if first["type"] == "extra_forbidden":
         otherwise = f"see {see} for the known keys" if see else "remove it"
@@ -119,16 +117,31 @@ def _wording(problem: ErrorDetails) -> str:
     return problem["msg"].removeprefix("Input ")
 
 
-def _visible(location: tuple[int | str, ...]) -> list[str]:
+def _visible(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
     """Return a location without the names that pydantic adds for the members of a union."""
     parts = [str(part) for part in location]
-    for key in TAGGED:
-        if key in parts:
-            del parts[parts.index(key) + 1 : parts.index(key) + 2]
-    return [part for part in parts if not part.startswith(("literal[", "constrained-"))]
+    members = {key: _members(schema) for key, schema in _properties(model)}
+    shown = [
+        part
+        for before, part in zip(["", *parts], parts, strict=False)
+        if part not in members.get(before, ())
+    ]
+    return [part for part in shown if not part.startswith(("literal[", "constrained-"))]
+
+
+def _members(schema: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the members of a tagged union by tag; none of anything else."""
+    members: Mapping[str, str] = schema.get("discriminator", {}).get("mapping", {})
+    return members
 
 
 def _keys(model: type[BaseModel]) -> set[str]:
     """Return every key of a model and of the models inside it."""
-    inner = model.model_json_schema().get("$defs", {}).values()
-    return set(model.model_fields).union(*(schema.get("properties", {}) for schema in inner))
+    return {key for key, _ in _properties(model)}
+
+
+def _properties(model: type[BaseModel]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every key of a model and of the models inside it, with its schema."""
+    schema = model.model_json_schema()
+    for part in (schema, *schema.get("$defs", {}).values()):
+        yield from part.get("properties", {}).items()

@@ -32,19 +32,17 @@ def known_code() -> dict[str, list[str]]:
 
     `scoring` is the code of no node but of remembered scores; their context.json tells its identity.
     """
-    named = {
-        "fetch": ["", "longrope.data.benchmark_items"],
-        "search": (algorithms := [f"longrope.search.algorithms.{name}" for name in MODULES]),
+    algorithms = [[f"longrope.search.algorithms.{name}"] for name in MODULES]
+    choices: dict[str, list[list[str]]] = {
+        "fetch": [[], ["longrope.data.benchmark_items"]],
+        "search": algorithms,
         "readjust": algorithms,
-        "evaluate": [f"longrope.tasks.{path.stem}" for path in _tasks()],
+        "evaluate": [[f"longrope.tasks.{path.stem}"] for path in _tasks()],
     }
     code = {
-        ".".join(filter(None, [kind, module.rpartition(".")[2]])): [
-            f"longrope.stages.{kind}",
-            *filter(None, [module]),
-        ]
+        code_name({"kind": kind, "modules": modules}): [f"longrope.stages.{kind}", *modules]
         for kind in KINDS
-        for module in named.get(kind, [""])
+        for modules in choices.get(kind, [[]])
     }
     return code | {"scoring": SCORING}
 

@@ -31,7 +31,6 @@ from longrope.settings.training import (
     FinetuneSettings,
     TrainingSettings,
     Watched,
-    WatchSettings,
     check_batch,
     check_division,
     check_rows,
@@ -182,8 +181,7 @@ class _Builder:
     def _method(self, search: SearchSettings | None, length: int) -> SearchMethod:
         """Return how factors for a length are searched."""
         chosen = search or self.config.search
-        fields = {name: getattr(chosen, name) for name in SearchMethod.model_fields}
-        return SearchMethod(**fields | {"algorithm": chosen.algorithm.at(length)})
+        return chosen.as_base(SearchMethod, algorithm=chosen.algorithm.at(length))
 
     def _search_node(
         self, search: SearchSettings | None, length: int, source_length: int, **study: Any
@@ -255,9 +253,8 @@ class _Builder:
         if finetune.watch is not None:
             sources["watched"] = self._tokens(finetune.watch.documents)
         settings = self._finetune_node(finetune, text_length, step.target_length)
-        runtime = self.runtime.model_copy(
-            update={"parallel": finetune.parallel, "watch": _watched(finetune.watch)}
-        )
+        watch = finetune.watch.as_base(Watched) if finetune.watch else None
+        runtime = self.runtime.model_copy(update={"parallel": finetune.parallel, "watch": watch})
         name = f"{self.config.model.name}-{step.target_length}"
         return self._add("finetune", name, settings, sources, runtime=runtime)
 
@@ -265,8 +262,7 @@ class _Builder:
         self, finetune: FinetuneSettings, text_length: int, target_length: int
     ) -> FinetuneNode:
         check_rows(finetune, text_length, self.config.model.original_length, target_length)
-        fields = {name: getattr(finetune, name) for name in TrainingSettings.model_fields}
-        training = TrainingSettings(**fields | {"text_length": text_length})
+        training = finetune.as_base(TrainingSettings, text_length=text_length)
         return FinetuneNode(training=training, seed=self.config.seed, **self._model_use())
 
     def _add_readjust(self, kept: list[Node]) -> Node:
@@ -358,9 +354,3 @@ class _Builder:
 def algorithm_modules(settings: SearchNode | ReadjustNode) -> tuple[str, ...]:
     """Return the module of a search's algorithm, which the registry imports by name."""
     return (f"longrope.search.algorithms.{settings.search.algorithm.module}",)
-
-
-def _watched(watch: WatchSettings | None) -> Watched | None:
-    if watch is None:
-        return None
-    return Watched(every_steps=watch.every_steps, num_documents=watch.num_documents)

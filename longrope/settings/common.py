@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
@@ -44,10 +44,17 @@ UNLESS_DEFAULT = InDigest("unless default")
 """added after results existed: its default must stay what the code did before"""
 
 
+S = TypeVar("S", bound="Settings")
+
+
 class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def as_base(self, base: type[S], **changes: object) -> S:
+        """Return the values of a base class of these settings, with changes."""
+        return base(**{name: getattr(self, name) for name in base.model_fields} | changes)
 
     def identity(self) -> dict[str, Any]:
         """Return what counts in a digest, as JSON values; `model_validate` of it gives equal results."""

@@ -155,8 +155,7 @@ class PerplexitySettings(PerplexityTask, PlannedTask):
     @property
     def task(self) -> PerplexityTask:
         """The settings of the task's nodes."""
-        fields = PerplexityTask.model_fields
-        return PerplexityTask(**{name: getattr(self, name) for name in fields})
+        return self.as_base(PerplexityTask)
 
     @property
     def base_task(self) -> PerplexityTask:

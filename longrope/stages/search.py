@@ -42,7 +42,7 @@ def run(settings: SearchNode, inputs: Inputs, out: Path, runtime: Runtime) -> No
         )
         best = run_search(settings, problem, objective, out / "history.jsonl", begin=begin)
         if "held_out" in inputs:
-            best = _with_held_out(best, settings, inputs, runtime, pool)
+            best = _with_held_out(best, settings, inputs, runtime, pool, begin)
     best.save(out / "factors.json")
 
 
@@ -52,11 +52,11 @@ def _with_held_out(
     inputs: Inputs,
     runtime: Runtime,
     pool: Pool,
+    begin: tuple[int, ...],
 ) -> RopeFactors:
     """Return factors with their perplexity on documents that no search sees, the same for all seeds."""
     tokens = inputs["held_out"]
     assert settings.num_held_out is not None, "a study says it"
-    begin = window_begin(settings, inputs["model"])
     objective = objective_on(
         pool,
         tokens,

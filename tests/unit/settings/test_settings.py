@@ -181,6 +181,19 @@ def test_settings_survive_a_round_trip():
             "search.algorithm.num_knots should be greater than 1, got 1.",
         ),
         (
+            # a corpus may have the name of a key that holds a union
+            lambda raw: raw["corpora"].update(
+                source={"source": {"kind": "local", "files": {"train": ["a"]}, "colum": "x"}}
+            ),
+            "unknown key corpora.source.source.colum (did you mean column?).",
+        ),
+        (
+            lambda raw: raw["corpora"].update(
+                algorithm={"source": {"kind": "local", "files": {"train": ["a"]}, "colum": "x"}}
+            ),
+            "unknown key corpora.algorithm.source.colum (did you mean column?).",
+        ),
+        (
             lambda raw: raw["search"].update(algorithm={"name": "cma", "num_nots": 3}),
             "unknown key search.algorithm.num_nots (did you mean num_knots?).",
         ),
