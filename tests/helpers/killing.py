@@ -2,7 +2,9 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback
@@ -20,13 +22,24 @@ def terminate() -> None:
 
 
 def terminate_launcher() -> None:
-    """Have torchrun told to end, and wait until it has passed that on to this process."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    """Have torchrun told to end, and wait until it has passed that on to this process.
+
+    By a handler, not by `sigtimedwait`: any thread may take a signal that comes before the wait begins.
+    """
+    passed_on: list[int] = []
+    handler: Any = signal.getsignal(signal.SIGTERM)
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        passed_on.append(number)
+        handler(number, frame)
+
+    signal.signal(signal.SIGTERM, heard)
     os.kill(os.getppid(), signal.SIGTERM)
-    passed_on = signal.sigtimedwait({signal.SIGTERM}, 30)
-    assert passed_on is not None, "torchrun passes the signal on"
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    terminate()
+    deadline = time.monotonic() + 60
+    while not passed_on and time.monotonic() < deadline:
+        time.sleep(0.05)
+    signal.signal(signal.SIGTERM, handler)
+    assert passed_on, "torchrun passes the signal on"
 
 
 def fail() -> None:
