@@ -12,7 +12,7 @@ from longrope.errors import UserError
 from longrope.rope.factors import RopeFactors, log_ratios
 from longrope.rope.formats import FORMATS, Loaded, format_of, read, write
 from longrope.rope.huggingface import placement
-from longrope.rope.stated import Told
+from longrope.rope.stated import StatedFacts
 from longrope.settings import public_code as hyper_parameters
 
 Named = tuple[str, RopeFactors]
@@ -56,7 +56,7 @@ def _load(path: Path, options: argparse.Namespace) -> Loaded:
     """Read a file of factors and print what is to be said of it."""
     if options.theta is not None and not options.theta > 1:
         raise UserError(f"--theta {options.theta:g}: a rotary base is above 1; see rope_theta.")
-    told = Told(
+    told = StatedFacts(
         original_length=options.original_length,
         target_length=options.target_length,
         num_start_tokens=options.start_tokens,
@@ -130,7 +130,9 @@ def _warn_of_lost(output: Path, lost: Sequence[str]) -> None:
 def _short(path: Path, long: RopeFactors) -> RopeFactors:
     """Read the set that goes with another one up to the original length."""
     length = long.original_length
-    loaded = read(path, told=Told(original_length=length, target_length=length, short=True))
+    loaded = read(
+        path, stated=StatedFacts(original_length=length, target_length=length, short=True)
+    )
     _warn(loaded.notes)
     return loaded.factors
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from longrope.plan.history import code_name
 from longrope.plan.nodes import KINDS, Node, Plan
-from longrope.plan.status import STATES, Standing
+from longrope.plan.status import STATES, NodeStatus
 
-Standings = Mapping[str, Standing]
+Standings = Mapping[str, NodeStatus]
 Estimate = Callable[[Node], str]
 
 _ROW = "{:>4}  {:8} {:>9} {:>9}  {:20} {}"
@@ -43,14 +43,14 @@ def list_nodes(plan: Plan, standings: Standings, estimate: Estimate = no_estimat
                 yield f"{'':6}{reason}"
 
 
-def _row(number: int, node: Node, standing: Standing, reads: str, estimate: Estimate) -> str:
+def _row(number: int, node: Node, standing: NodeStatus, reads: str, estimate: Estimate) -> str:
     if standing.state != "done":
         return _ROW.format(number, standing.state, "", estimate(node), reads, node.key)
     size, seconds = size_text(standing.size), time_text(standing.manifest.get("seconds"))
     return _ROW.format(number, "done", size, seconds, reads, node.key)
 
 
-def _reasons(node: Node, standing: Standing, places: Mapping[str, str]) -> Iterator[str]:
+def _reasons(node: Node, standing: NodeStatus, places: Mapping[str, str]) -> Iterator[str]:
     if not standing.differences:
         yield "the manifest of the finished node does not tell what changed"
     for difference in standing.differences:
@@ -60,7 +60,7 @@ def _reasons(node: Node, standing: Standing, places: Mapping[str, str]) -> Itera
             yield f"  if that alters no result: longrope accept {code_name(node.to_json())} {old}"
 
 
-def list_origins(standings: Collection[Standing], now: Mapping[str, Any]) -> Iterator[str]:
+def list_origins(standings: Collection[NodeStatus], now: Mapping[str, Any]) -> Iterator[str]:
     """Yield which finished nodes other code or packages made, then how many nodes are finished."""
     finished = [standing.manifest for standing in standings if standing.state == "done"]
     commits = [_commit(manifest) for manifest in finished if "git" in manifest]

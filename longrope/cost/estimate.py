@@ -107,7 +107,7 @@ def _passes(settings: ScoringUse) -> list[Passes] | None:
 
 def _searches(search: SearchMethod, lengths: Sequence[int], more: int) -> list[Passes]:
     """Return the search's documents, and those of the best candidate without start tokens."""
-    count = search.scored_documents() + (1 + more) * search.num_documents
+    count = search.max_scorings() + (1 + more) * search.num_documents
     return [Passes(count, length, length) for length in lengths]
 
 

@@ -32,7 +32,7 @@ EmptyRows = Literal["skip", "refuse"]
 
 
 @dataclass(frozen=True)
-class Text:
+class NamedText:
     """One document."""
 
     name: str
@@ -70,7 +70,7 @@ class Documents:
         self.num_repaired_rows = 0
         """rows with half characters, each of which became U+FFFD"""
 
-    def __iter__(self) -> Iterator[Text]:
+    def __iter__(self) -> Iterator[NamedText]:
         """Yield every document.
 
         Raises:
@@ -87,7 +87,7 @@ class Documents:
             if not has_rows:
                 self._pass_over(str(path))
 
-    def _document(self, row: Row) -> Text | None:
+    def _document(self, row: Row) -> NamedText | None:
         text = row.value
         if text is not None and not isinstance(text, str):
             raise UserError(
@@ -98,7 +98,7 @@ class Documents:
             return None
         repaired = SURROGATE.sub("\ufffd", text)
         self.num_repaired_rows += repaired != text
-        return Text(row.name, repaired)
+        return NamedText(row.name, repaired)
 
     def _pass_over(self, where: str) -> None:
         if self._empty_rows == "refuse":

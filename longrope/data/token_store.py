@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrope.data.documents import Text
+from longrope.data.documents import NamedText
 from longrope.data.tokenizers import Encoder, encode_plain
 from longrope.errors import UserError
 
-PIECE_CHARACTERS = 100_000
+SEGMENT_CHARACTERS = 100_000
 OVERLAP_CHARACTERS = 2_000
 
 
@@ -33,19 +33,19 @@ def encode(encoder: Encoder, text: str) -> Iterator[NDArray[np.int64]]:
     Pieces overlap; two neighbours are joined in the middle of the overlap, where neither can see an end
     of its piece. Where they disagree even there, as inside an endless word, they become one piece.
     """
-    step = PIECE_CHARACTERS - OVERLAP_CHARACTERS
+    step = SEGMENT_CHARACTERS - OVERLAP_CHARACTERS
     starts = range(0, max(1, len(text) - OVERLAP_CHARACTERS), step)
     begin, held_start = 0, 0
     held: Tokens | None = None
     for first in range(0, len(starts), 16):
         group = starts[first : first + 16]
-        pieces = [text[start : start + PIECE_CHARACTERS] for start in group]
+        pieces = [text[start : start + SEGMENT_CHARACTERS] for start in group]
         for start, encoding in zip(group, encode_plain(encoder, pieces), strict=True):
             piece = _tokens(encoding, start)
             if held is not None:
                 cut = _join(held, piece, start + OVERLAP_CHARACTERS // 2)
                 if cut is None:
-                    both = text[held_start : start + PIECE_CHARACTERS]
+                    both = text[held_start : start + SEGMENT_CHARACTERS]
                     (encoding,) = encode_plain(encoder, [both])
                     held = _tokens(encoding, held_start)
                     continue
@@ -110,7 +110,7 @@ class TokenStore:
 
 def write_store(
     folder: Path,
-    documents: Iterable[Text],
+    documents: Iterable[NamedText],
     encoder: Encoder,
     vocabulary_size: int,
     *,

@@ -20,7 +20,7 @@ from longrope.rope.methods import Geometry, closed_form
 
 
 @dataclass(frozen=True)
-class Placed:
+class RowPositions:
     """Where the tokens of a batch of B rows of T tokens stand."""
 
     positions: Tensor
@@ -48,7 +48,7 @@ class LongRopeRotary(nn.Module):
         self.geometry = geometry
         self.angle_dtype = angle_dtype
         self._pretrained = pretrained_frequencies(geometry, dtype=angle_dtype)
-        self.placed: Placed | None = None
+        self.row_positions: RowPositions | None = None
         """In place of the positions that a model passes, from which it also derives its attention mask: it
         would take a jump for the beginning of another document."""
         self.use(closed_form("none", geometry, geometry.original_length))
@@ -99,8 +99,8 @@ class LongRopeRotary(nn.Module):
             layer_type: ignored; models with an embedding per layer type are refused on loading.
         """
         del layer_type
-        if self.placed is not None:
-            position_ids = self.placed.positions
+        if self.row_positions is not None:
+            position_ids = self.row_positions.positions
         # the maximum waits for the device, so it is only taken where it decides something
         length = int(position_ids.max()) + 1 if len(self._table.entries) > 1 else 0
         return self.embed(x, position_ids, length=length)
@@ -131,8 +131,8 @@ class LongRopeRotary(nn.Module):
         found = None
         if factors.num_start_tokens:
             found = positions < factors.num_start_tokens
-        if self.placed is not None:
-            rows = torch.tensor(self.placed.piece_lengths, device=positions.device) > 0
+        if self.row_positions is not None:
+            rows = torch.tensor(self.row_positions.piece_lengths, device=positions.device) > 0
             found = rows[:, None, None] if found is None else found | rows[:, None, None]
         return found
 

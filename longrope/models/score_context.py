@@ -32,7 +32,7 @@ def load_for_scoring(
     return model
 
 
-def scored_geometry(use: ModelUse, source: Input) -> Geometry:
+def geometry_for_scoring(use: ModelUse, source: Input) -> Geometry:
     """Return the geometry of the model that a stage scores, without its weights."""
     changes = config_changes(use)
     # The plan has said it of local files; a fetched model's config.json is first read here.

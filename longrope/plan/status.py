@@ -19,7 +19,7 @@ STATES = ("done", "running", "stale", "missing")
 
 
 @dataclass(frozen=True)
-class Standing:
+class NodeStatus:
     """One node in a store."""
 
     state: str
@@ -35,27 +35,27 @@ class Standing:
         return sum(int(entry["size"]) for entry in self.manifest.get("files", {}).values())
 
 
-def survey(plan: Plan, store: Path) -> dict[str, Standing]:
+def survey(plan: Plan, store: Path) -> dict[str, NodeStatus]:
     """Return the standing of every node by its directory; each folder of the store is listed once."""
     earlier = _Earlier(store)
     held = gc.held(store)
     return {node.key: _standing(node, store, earlier, held) for node in plan}
 
 
-def _standing(node: Node, store: Path, earlier: "_Earlier", held: set[str]) -> Standing:
+def _standing(node: Node, store: Path, earlier: "_Earlier", held: set[str]) -> NodeStatus:
     if reading.is_file(store / node.key / "DONE"):
-        return Standing("done", _manifest(store / node.key))
+        return NodeStatus("done", _manifest(store / node.key))
     if node.key in held:
-        return Standing("running")
+        return NodeStatus("running")
     before = earlier.newest(node)
     if before is None:
-        return Standing("missing")
+        return NodeStatus("missing")
     manifest = _manifest(before)
     if not manifest:
-        return Standing("stale")
+        return NodeStatus("stale")
     # As the plan file holds it: tuples are lists there.
     now = json.loads(canonical(node.to_json()))
-    return Standing("stale", manifest, differences(now, manifest["node"]))
+    return NodeStatus("stale", manifest, differences(now, manifest["node"]))
 
 
 class _Earlier:

@@ -134,10 +134,10 @@ def first_fall(factors: Sequence[float]) -> int | None:
     return next(falls, None)
 
 
-def log_ratios(one: RopeFactors, other: RopeFactors) -> list[float]:
-    """Return ln(factor in one / factor in other) of every pair.
+def log_ratios(factors: RopeFactors, reference: RopeFactors) -> list[float]:
+    """Return ln(factor / reference factor) of every pair.
 
     Raises:
         ValueError: if they have different numbers of pairs.
     """
-    return [math.log(a / b) for a, b in zip(one.factors, other.factors, strict=True)]
+    return [math.log(a / b) for a, b in zip(factors.factors, reference.factors, strict=True)]

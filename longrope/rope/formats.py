@@ -14,7 +14,7 @@ from typing import Any
 from longrope.errors import UserError, validated
 from longrope.rope import huggingface
 from longrope.rope.factors import FactorTable, RopeFactors, first_fall
-from longrope.rope.stated import Fields, Told
+from longrope.rope.stated import Fields, StatedFacts
 
 HYPER_PARAMETERS = frozenset(
     {
@@ -36,7 +36,7 @@ class Loaded:
     """sentences: what was left out or assumed, and factors that fall"""
 
 
-Reader = Callable[[Path, str, Told], tuple[Fields, list[str]]]
+Reader = Callable[[Path, str, StatedFacts], tuple[Fields, list[str]]]
 Writer = Callable[[RopeFactors, RopeFactors | None], tuple[str, list[str]]]
 
 OPTIONS = {
@@ -54,17 +54,17 @@ OPTIONAL = ("rope_theta", "partial_rotary_factor")
 SUFFIXES = {".csv": "csv", ".txt": "csv", ".json": "longrope"}
 
 
-def read(path: Path, format_name: str | None = None, told: Told | None = None) -> Loaded:
+def read(path: Path, format_name: str | None = None, stated: StatedFacts | None = None) -> Loaded:
     """Read the factors of a file, in a format of FORMATS or the one that its contents tell.
 
     Raises:
         UserError: if the file is missing, is not of that format, or leaves out what nobody told.
     """
-    told = told or Told()
+    stated = stated or StatedFacts()
     text = _text(path)
     name = format_name or _guess(path, text)
-    said, notes = FORMATS[name].read(path, text, told)
-    fields, more = _complete(path, said, told)
+    said, notes = FORMATS[name].read(path, text, stated)
+    fields, more = _complete(path, said, stated)
     foreign = {"method": "longrope", "provenance": {"converted_from": path.name}}
     factors = _checked(path, foreign | fields)
     return Loaded(
@@ -147,11 +147,11 @@ def _object(path: Path, text: str) -> dict[str, Any]:
     return content
 
 
-def _complete(path: Path, said: Fields, told: Told) -> tuple[Fields, list[str]]:
+def _complete(path: Path, said: Fields, stated: StatedFacts) -> tuple[Fields, list[str]]:
     """Return all fields and what to say: the file's own win, what nobody says has a default."""
     fields, notes, assumed = dict(said), [], []
     for name, option in OPTIONS.items():
-        value, words = getattr(told, name), name.removeprefix("num_").replace("_", " ")
+        value, words = getattr(stated, name), name.removeprefix("num_").replace("_", " ")
         if name in said and value not in (None, said[name]):
             notes.append(
                 f"{path} says {words} {said[name]:.10g}; {option} {value:.10g} is not used"
@@ -185,9 +185,9 @@ def _falls(path: Path, factors: tuple[float, ...]) -> list[str]:
 # Our own ------------------------------------------------------------------------------------------
 
 
-def _read_own(path: Path, text: str, told: Told) -> tuple[Fields, list[str]]:
+def _read_own(path: Path, text: str, stated: StatedFacts) -> tuple[Fields, list[str]]:
     if "entries" in _object(path, text):
-        chosen = _entry(path, FactorTable.parse(text, path), told.target_length)
+        chosen = _entry(path, FactorTable.parse(text, path), stated.target_length)
     else:
         chosen = RopeFactors.parse(text, path)
     return chosen.model_dump(exclude_none=True), []
@@ -209,9 +209,9 @@ def _own_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, lis
 # The CSV of the public code -----------------------------------------------------------------------
 
 
-def _read_csv(path: Path, text: str, told: Told) -> tuple[Fields, list[str]]:
+def _read_csv(path: Path, text: str, stated: StatedFacts) -> tuple[Fields, list[str]]:
     """Read one number a line, or one line per layer with all factors, which must be equal."""
-    del told
+    del stated
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     rows = [_row(path, number, line) for number, line in lines]
     if not rows:
@@ -255,8 +255,8 @@ def _csv_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, lis
 # Hugging Face -------------------------------------------------------------------------------------
 
 
-def _read_config(path: Path, text: str, told: Told) -> tuple[Fields, list[str]]:
-    return huggingface.read_config(path, _object(path, text), told)
+def _read_config(path: Path, text: str, stated: StatedFacts) -> tuple[Fields, list[str]]:
+    return huggingface.read_config(path, _object(path, text), stated)
 
 
 @dataclass(frozen=True, kw_only=True)

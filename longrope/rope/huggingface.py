@@ -13,7 +13,7 @@ from typing import Any
 from longrope.errors import UserError
 from longrope.rope.factors import RopeFactors
 from longrope.rope.methods import su_attention_scale
-from longrope.rope.stated import Fields, Told
+from longrope.rope.stated import Fields, StatedFacts
 
 ORIGINAL = "original_max_position_embeddings"
 MAXIMUM = "max_position_embeddings"
@@ -62,7 +62,9 @@ class _Config:
         return values
 
 
-def read_config(path: Path, content: dict[str, Any], told: Told) -> tuple[Fields, list[str]]:
+def read_config(
+    path: Path, content: dict[str, Any], stated: StatedFacts
+) -> tuple[Fields, list[str]]:
     """Read one set of a config.json, or of the block of type longrope in it.
 
     Returns:
@@ -72,17 +74,17 @@ def read_config(path: Path, content: dict[str, Any], told: Told) -> tuple[Fields
         UserError: if it has no such block, or a value that cannot be.
     """
     config = _Config(path, content, _block(path, content))
-    original, notes = _original_length(config, told)
-    scale, said = _scale(config, original, told)
-    name = "short_factor" if told.short else "long_factor"
+    original, notes = _original_length(config, stated)
+    scale, said = _scale(config, original, stated)
+    name = "short_factor" if stated.short else "long_factor"
     sets = {key: config.factors(key) for key in MSCALES}
     attention, differs = _attention_scale(config, name, scale, original)
     fields = {"factors": sets[name], "original_length": original, "attention_scale": attention}
-    fields |= {"num_start_tokens": told.num_start_tokens or 0} | _rotary(config)
-    if told.short:
+    fields |= {"num_start_tokens": stated.num_start_tokens or 0} | _rotary(config)
+    if stated.short:
         fields["target_length"] = original
     else:
-        fields["target_length"] = _target(config, scale, original, told)
+        fields["target_length"] = _target(config, scale, original, stated)
         left = [f"{path}: its short_factor is left out; --short-set reads it"]
         notes += said + left * any(value != 1 for value in sets["short_factor"])
     return {key: value for key, value in fields.items() if value is not None}, notes + differs
@@ -101,11 +103,11 @@ def _block(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     return blocks[0]
 
 
-def _original_length(config: _Config, told: Told) -> tuple[float, list[str]]:
+def _original_length(config: _Config, stated: StatedFacts) -> tuple[float, list[str]]:
     """Return the original length, and a note if it is neither the file's nor told."""
     default = DEFAULT_ORIGINALS.get(config.model_type)
     outer, inner = config.number(ORIGINAL, outside=True), config.number(ORIGINAL)
-    original = outer or default or inner or told.original_length
+    original = outer or default or inner or stated.original_length
     if original is None:
         raise UserError(f"{config.path} does not say its original length; give --original-length.")
     if original <= 1:
@@ -117,10 +119,10 @@ def _original_length(config: _Config, told: Told) -> tuple[float, list[str]]:
     return original, [note] * (outer is None and default is not None)
 
 
-def _scale(config: _Config, original: float, told: Told) -> tuple[float | None, list[str]]:
+def _scale(config: _Config, original: float, stated: StatedFacts) -> tuple[float | None, list[str]]:
     """Return how far a config extends, and a note if its factor and its largest position differ."""
     maximum, factor = config.number(MAXIMUM, outside=True), config.number("factor")
-    length = maximum or told.target_length
+    length = maximum or stated.target_length
     if factor is None:
         return length / original if length else None, []
     told_length = round(factor * original)
@@ -151,18 +153,20 @@ def _attention_scale(
     return own, [f"{config.path}: {note}"] * (config.model_type != "phimoe")
 
 
-def _target(config: _Config, scale: float | None, original: float, told: Told) -> float | None:
+def _target(
+    config: _Config, scale: float | None, original: float, stated: StatedFacts
+) -> float | None:
     """Return the target length; it is not told where a config goes no further than the original one."""
     if scale is None:
         return None
     if scale > 1:
         return round(scale * original)
-    if told.target_length is None or told.target_length <= original:
+    if stated.target_length is None or stated.target_length <= original:
         raise UserError(
             f"{config.path} tells no length above its original {original}; give --target-length, the "
             "length above it that its long_factor is for."
         )
-    return told.target_length
+    return stated.target_length
 
 
 # Writing ------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ Fields = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class StatedFacts:
     """Facts that the caller states about a file, used where the file omits them."""
 
     original_length: int | None = None

@@ -27,7 +27,7 @@ class AlgorithmSettings(Settings):
     module: ClassVar[str]
     """module of `longrope.search.algorithms` that makes it"""
 
-    def scored_documents(self, num_documents: int, num_start_tokens: int) -> int:
+    def max_scorings(self, num_documents: int, num_start_tokens: int) -> int:
         """Return how often a document is scored at most; a gradient counts as 4 times.
 
         Args:
@@ -59,7 +59,7 @@ class EvolutionSettings(AlgorithmSettings):
         512 * 1024, description="target length above which population, N1 and N2 are halved"
     )
 
-    def scored_documents(self, num_documents: int, num_start_tokens: int) -> int:
+    def max_scorings(self, num_documents: int, num_start_tokens: int) -> int:
         """Return the individuals of all generations, each on all documents."""
         del num_start_tokens
         children = self.num_mutations + self.num_crossovers
@@ -91,7 +91,7 @@ class CmaSettings(AlgorithmSettings):
     batch_documents: int = Field(1, gt=0, description="documents each generation is scored on")
     step: float = Field(0.5, gt=0, description="first standard deviation of a knot's log factor")
 
-    def scored_documents(self, num_documents: int, num_start_tokens: int) -> int:
+    def max_scorings(self, num_documents: int, num_start_tokens: int) -> int:
         """Return closed forms, all generations, start tokens and the selection."""
         moves = self.num_generations * self.generation_size
         tried = CLOSED_FORMS + moves + _choices(num_start_tokens)
@@ -116,7 +116,7 @@ class RampSettings(AlgorithmSettings):
         """Individuals that the moves away from the first ramp cost."""
         raise NotImplementedError
 
-    def scored_documents(self, num_documents: int, num_start_tokens: int) -> int:
+    def max_scorings(self, num_documents: int, num_start_tokens: int) -> int:
         """Return closed forms and ramps, moves, start tokens and the selection."""
         first = min(self.start_documents, num_documents) * (CLOSED_FORMS + FIRST_RAMPS)
         tried = self.moves + _choices(min(num_start_tokens, self.start_token_choices))

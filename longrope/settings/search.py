@@ -101,9 +101,9 @@ class SearchMethod(Settings):
                 f"algorithm {self.algorithm.name} cannot search under {key}{shown}; use evolution"
             )
 
-    def scored_documents(self) -> int:
+    def max_scorings(self) -> int:
         """Return how often a search scores a document at most."""
-        return self.algorithm.scored_documents(self.num_documents, len(self.start_tokens))
+        return self.algorithm.max_scorings(self.num_documents, len(self.start_tokens))
 
 
 def with_algorithm(raw: Mapping[str, Any]) -> dict[str, Any]:

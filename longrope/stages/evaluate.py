@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from longrope.data.tokenizers import bos_label
+from longrope.models.evaluated_model import EvaluatedModel
 from longrope.models.loading import config_changes, geometry
 from longrope.models.score_context import load_for_scoring, model_folder, window_begin
-from longrope.models.subject import Subject
 from longrope.rope.factors import FactorTable, RopeFactors
 from longrope.rope.methods import Geometry, closed_form
 from longrope.runtime import Inputs, Runtime
@@ -32,7 +32,7 @@ def run(settings: EvaluateNode, inputs: Inputs, out: Path, runtime: Runtime) -> 
         **config_changes(settings),
     )
     shape = geometry(model, settings.original_length)
-    subject = Subject(
+    subject = EvaluatedModel(
         model=model,
         geometry=shape,
         method=settings.method,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longrope.models.score_context import score_memory, scored_geometry, window_begin
+from longrope.models.score_context import geometry_for_scoring, score_memory, window_begin
 from longrope.rope.factors import FactorTable, RopeFactors
 from longrope.rope.methods import Geometry, closed_form
 from longrope.runtime import Inputs, Runtime
@@ -26,7 +26,7 @@ from longrope.settings.nodes import ReadjustNode
 
 def run(settings: ReadjustNode, inputs: Inputs, out: Path, runtime: Runtime) -> None:
     """Search every short length and write the table."""
-    shape = scored_geometry(settings, inputs["model"])
+    shape = geometry_for_scoring(settings, inputs["model"])
     tuned = RopeFactors.read(inputs["model"].path / "factors.json")
     entries = [
         RopeFactors.read(source.path / "factors.json")

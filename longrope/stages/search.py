@@ -11,7 +11,7 @@ A killed search starts over from the score memory: it scores nothing twice and e
 
 from pathlib import Path
 
-from longrope.models.score_context import score_memory, scored_geometry, window_begin
+from longrope.models.score_context import geometry_for_scoring, score_memory, window_begin
 from longrope.rope.factors import RopeFactors
 from longrope.runtime import Input, Inputs, Runtime
 from longrope.search.algorithms.problem import extension_problem
@@ -26,7 +26,7 @@ HELD_OUT_SEED = 0
 
 def run(settings: SearchNode, inputs: Inputs, out: Path, runtime: Runtime) -> None:
     """Search factors and write them with the history of all candidates."""
-    shape = scored_geometry(settings, inputs["model"])
+    shape = geometry_for_scoring(settings, inputs["model"])
     problem = extension_problem(settings, shape, _base(settings, inputs["model"]))
     tokens, begin = inputs["tokens"], window_begin(settings, inputs["model"])
     memory = score_memory(inputs["model"], tokens, settings.dtype, runtime, begin=begin)

@@ -18,9 +18,9 @@ from typing import Any
 
 from longrope.data.benchmark_items import MIRROR_FILE, Row, find_benchmark
 from longrope.errors import UserError
+from longrope.models.evaluated_model import EvaluatedModel
 from longrope.models.loading import load_tokenizer
 from longrope.models.rotary import install
-from longrope.models.subject import Subject
 from longrope.runtime import Inputs, Runtime
 from longrope.settings.nodes import EvaluateNode
 from longrope.settings.tasks import BENCHMARK_BATCH, BenchmarkSettings
@@ -58,7 +58,7 @@ class Sample:
 
 
 def evaluate(
-    subject: Subject, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
+    subject: EvaluatedModel, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
     """Return one row per benchmark of a model under its factors at each prompt's own length."""
     task = settings.task

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from longrope.data.prompts import build_prompt, classic_filler, draw_key
 from longrope.data.tokenizers import load_encoder
+from longrope.models.evaluated_model import EvaluatedModel
 from longrope.models.score_context import score_memory
 from longrope.models.scoring import greedy_matches
-from longrope.models.subject import Subject
 from longrope.runtime import Inputs, Runtime
 from longrope.settings.nodes import EvaluateNode
 from longrope.settings.tasks import PasskeySettings
@@ -22,7 +22,7 @@ from longrope.store.score_memory import ScoreMemory
 
 
 def evaluate(
-    subject: Subject, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
+    subject: EvaluatedModel, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
     """Return one row per length and depth: how many trials, how many right."""
     task = settings.task
@@ -65,7 +65,7 @@ def evaluate(
 
 
 def _answered(
-    subject: Subject,
+    subject: EvaluatedModel,
     tokens: np.ndarray[Any, np.dtype[np.int64]],
     num_answer_tokens: int,
     memory: ScoreMemory,

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from longrope.data.token_store import TokenStore
 from longrope.data.tokenizers import num_unscored
 from longrope.errors import UserError
+from longrope.models.evaluated_model import EvaluatedModel
 from longrope.models.score_context import score_memory
 from longrope.models.scoring import token_nlls
-from longrope.models.subject import Subject
 from longrope.rope.factors import RopeFactors
 from longrope.runtime import Inputs, Runtime
 from longrope.settings.nodes import EvaluateNode
@@ -71,7 +71,7 @@ def rolling_windows(
 
 
 def evaluate(
-    subject: Subject, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
+    subject: EvaluatedModel, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
     """Return one row per corpus and length, with the summed losses of each document."""
     task = settings.task
@@ -98,7 +98,7 @@ class _Scorer:
 
     def __init__(
         self,
-        subject: Subject,
+        subject: EvaluatedModel,
         store: TokenStore,
         memory: ScoreMemory,
         task: PerplexityTask,

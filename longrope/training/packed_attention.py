@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from longrope.models.rotary import LongRopeRotary, Placed
+from longrope.models.rotary import LongRopeRotary, RowPositions
 
 
 @dataclass(frozen=True)
-class Packed(Placed):
+class Packed(RowPositions):
     """Where the tokens of a batch stand, and which of the whole rows' tokens attend to each other."""
 
     lengths: tuple[tuple[int, ...], ...]
@@ -33,7 +33,7 @@ class Packed(Placed):
 
         Args:
             positions: of whole rows, shape (B, T); 0 where a piece begins and nowhere else.
-            piece_lengths: of each row, as in `Placed`, shape (B,).
+            piece_lengths: of each row, as in `RowPositions`, shape (B,).
             places: which tokens of its rows this process has, shape (B, T / S).
         """
         own = positions.gather(1, places)
@@ -48,7 +48,7 @@ def _lengths(positions: Tensor) -> tuple[int, ...]:
 
 @contextmanager
 def attention_within_pieces(rotary: LongRopeRotary, implementation: str) -> Iterator[None]:
-    """Let an implementation of attention heed `rotary.placed` while the context lasts.
+    """Let an implementation of attention heed `rotary.row_positions` while the context lasts.
 
     It keeps its name, because that is how Ulysses finds it, and masks are made by name too.
 
@@ -75,7 +75,7 @@ def _attend(
     **named: Any,
 ) -> tuple[Tensor, None]:
     """Return the attention of tensors (B, A, T, D) as (B, T, A, D)."""
-    packed = rotary.placed
+    packed = rotary.row_positions
     if not isinstance(packed, Packed):
         whole: tuple[Tensor, None] = core(module, query, key, value, attention_mask, **named)
         return whole

@@ -162,7 +162,7 @@ class _RowTrainer(Trainer):
             return super().compute_loss(model, inputs, *more, **named)
         if self._rotary is not None:
             whole = inputs.pop("positions"), inputs.pop("piece_length")
-            self._rotary.placed = Packed.of(*whole, inputs["position_ids"])
+            self._rotary.row_positions = Packed.of(*whole, inputs["position_ids"])
         count, length = inputs["input_ids"].shape
         num_targets = count * (length * self._layout.group_size - 1)
         # This process's share of the mean.
@@ -174,7 +174,7 @@ class _RowTrainer(Trainer):
             loss: Tensor = super().training_step(model, *arguments, **named)
         if self._rotary is not None:
             # not earlier: with activation checkpointing the backward pass computes attention again
-            self._rotary.placed = None
+            self._rotary.row_positions = None
         # The log shows the mean over all processes, of which those of a group have summands.
         return loss * (self._layout.group_size / self._layout.loss_scale)
 

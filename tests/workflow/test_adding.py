@@ -92,7 +92,7 @@ def test_a_search_algorithm_is_its_settings_and_its_module(package):
                 name: Literal["seeds"] = Field("seeds", description="this algorithm")
                 rounds: int = Field(1, description="times that all seeds are scored")
 
-                def scored_documents(self, num_documents: int, num_start_tokens: int) -> int:
+                def max_scorings(self, num_documents: int, num_start_tokens: int) -> int:
                     """Return the seeds, each on all documents."""
                     return self.rounds * CLOSED_FORMS * num_documents
 

@@ -134,9 +134,9 @@ NOW = {
 }
 
 
-def made(**changes: object) -> standing.Standing:
+def made(**changes: object) -> standing.NodeStatus:
     """Return a finished node whose manifest says other facts than now."""
-    return standing.Standing("done", NOW | changes)
+    return standing.NodeStatus("done", NOW | changes)
 
 
 def test_nodes_of_other_commits_and_packages_are_counted():
@@ -146,8 +146,8 @@ def test_nodes_of_other_commits_and_packages_are_counted():
         made(git=git | {"dirty": True}),
         made(versions={"torch": "2.12.0", "gone": "1"}, python="3.12.0"),
         made(),
-        standing.Standing("missing"),
-        standing.Standing("done", {}),
+        standing.NodeStatus("missing"),
+        standing.NodeStatus("done", {}),
     ]
     assert list(list_origins(found, NOW)) == [
         "made at other commits: aaaaaaa (2), aaaaaaa with edits (1) of 6 finished nodes",

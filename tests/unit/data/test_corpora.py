@@ -68,7 +68,7 @@ TEXTS = st.lists(st.tuples(WORDS, st.sampled_from([" ", "  ", "\n", ". "])), max
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Cut texts into pieces of 200 characters that overlap by 60."""
-    monkeypatch.setattr(corpora, "PIECE_CHARACTERS", 200)
+    monkeypatch.setattr(corpora, "SEGMENT_CHARACTERS", 200)
     monkeypatch.setattr(corpora, "OVERLAP_CHARACTERS", 60)
 
 
@@ -87,7 +87,7 @@ def whole(tokenizer, text):
 @settings(deadline=None)
 def test_pieces_join_to_the_encoding_of_the_whole(name, text):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpora, "PIECE_CHARACTERS", 200)
+        patch.setattr(corpora, "SEGMENT_CHARACTERS", 200)
         patch.setattr(corpora, "OVERLAP_CHARACTERS", 60)
         assert joined(TOKENIZERS[name], text) == whole(TOKENIZERS[name], text)
 
@@ -127,7 +127,7 @@ def test_runs_longer_than_an_overlap_join_too(runs):
     # no token boundary is safe inside them: where they are cut depends on where they begin
     text = " and ".join(unit * (count // len(unit) + 1) for unit, count in runs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpora, "PIECE_CHARACTERS", 200)
+        patch.setattr(corpora, "SEGMENT_CHARACTERS", 200)
         patch.setattr(corpora, "OVERLAP_CHARACTERS", 60)
         assert joined(OF_RUNS, text) == whole(OF_RUNS, text)
 
@@ -153,7 +153,7 @@ def test_a_word_longer_than_a_piece_stays_one_token(small_pieces):
 
 
 def test_memory_does_not_grow_with_the_length_of_a_document(monkeypatch):
-    monkeypatch.setattr(corpora, "PIECE_CHARACTERS", 5000)
+    monkeypatch.setattr(corpora, "SEGMENT_CHARACTERS", 5000)
     monkeypatch.setattr(corpora, "OVERLAP_CHARACTERS", 500)
     peaks = []
     for length in (100_000, 400_000):

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longrope.data import documents
-from longrope.data.documents import Documents, Text
+from longrope.data.documents import Documents, NamedText
 from longrope.errors import UserError
 
 
@@ -56,7 +56,7 @@ def rows(tmp_path):
 def test_a_text_file_is_one_document_named_after_it(tmp_path):
     (tmp_path / "emma.txt").write_text("Emma Woodhouse, héroïne\r\n", encoding="utf-8", newline="")
     assert list(Documents([tmp_path / "emma.txt"], "ignored")) == [
-        Text("emma", "Emma Woodhouse, héroïne\r\n")
+        NamedText("emma", "Emma Woodhouse, héroïne\r\n")
     ]
 
 
@@ -165,7 +165,7 @@ def test_a_compressed_file_without_a_byte_is_a_cut_one(tmp_path, end):
 @pytest.mark.parametrize("end", [".TXT", ".Txt.GZ", ".txt.ZST"])
 def test_a_text_in_capitals_is_read(rows, end):
     path = rows(b"Emma", name=f"Emma{end.lower()}").rename(rows().with_name(f"Emma{end}"))
-    assert list(Documents([path], "")) == [Text("Emma", "Emma\n")]
+    assert list(Documents([path], "")) == [NamedText("Emma", "Emma\n")]
 
 
 @pytest.mark.parametrize("end", [".JSONL", ".JSONL.GZ", ".Json", ".json.Zst", ".PARQUET"])
@@ -175,7 +175,7 @@ def test_rows_of_files_in_capitals_are_read(rows, tmp_path, end):
         pq.write_table(pa.table({"text": ["one"]}), path)
     else:
         rows({"text": "one"}, name=f"a{end.lower()}").rename(path)
-    assert list(Documents([path], "text")) == [Text("A-1", "one")]
+    assert list(Documents([path], "text")) == [NamedText("A-1", "one")]
 
 
 def test_no_file_is_read_before_all_are_of_known_kinds(tmp_path, rows):
@@ -367,7 +367,7 @@ def test_json_is_one_array_or_an_object_a_line(rows, end):
 @pytest.mark.parametrize("end", [".txt", ".txt.gz", ".txt.zst"])
 def test_a_compressed_text_is_one_document_too(rows, end):
     path = rows(b"Emma\nWoodhouse", name=f"emma{end}")
-    assert list(Documents([path], "")) == [Text("emma", "Emma\nWoodhouse\n")]
+    assert list(Documents([path], "")) == [NamedText("emma", "Emma\nWoodhouse\n")]
 
 
 def test_a_zstandard_frame_with_a_window_of_two_gigabytes_is_read(tmp_path):

@@ -10,7 +10,7 @@ from repository import ROOT
 
 from longrope.data.model_config import length_warning, read_config
 from longrope.models.loading import load_config, load_geometry, load_model
-from longrope.models.score_context import scored_geometry
+from longrope.models.score_context import geometry_for_scoring
 from longrope.plan.build import build as build_plan
 from longrope.runtime import Input
 from longrope.settings.loading import load as load_settings
@@ -136,7 +136,7 @@ def test_the_length_of_a_fetched_model_is_said_where_its_config_is_first_read(
     tmp_path, capsys, files, said
 ):
     write_checkpoint(tmp_path, "llama", pad_token_id=None)
-    scored_geometry(ModelUse(original_length=4), Input(tmp_path, "model", files))
+    geometry_for_scoring(ModelUse(original_length=4), Input(tmp_path, "model", files))
     assert capsys.readouterr().err.count("config.json says max_position_embeddings: 8") == said
 
 

@@ -21,9 +21,9 @@ from longrope.models.rotary import LongRopeRotary
 from longrope.rope.factors import FactorTable, RopeFactors, first_fall
 from longrope.rope.formats import FORMATS, HYPER_PARAMETERS, Loaded, format_of, read, write
 from longrope.rope.methods import Geometry
-from longrope.rope.stated import Told
+from longrope.rope.stated import StatedFacts
 
-LENGTHS = Told(original_length=64, target_length=256)
+LENGTHS = StatedFacts(original_length=64, target_length=256)
 LLAMA: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2}
 """A Llama of 8 rotary pairs."""
 THETA = 500_000.0
@@ -62,11 +62,13 @@ def make(**changes: Any) -> RopeFactors:
     return RopeFactors(**(given_values | changes))
 
 
-def there_and_back(factors: RopeFactors, format_name: str, told: Told | None = None) -> Loaded:
+def there_and_back(
+    factors: RopeFactors, format_name: str, told: StatedFacts | None = None
+) -> Loaded:
     """Write factors in a format and read them as a file whose name tells nothing."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder, "factors"), factors, format_name)
-        return read(Path(folder, "factors"), told=told)
+        return read(Path(folder, "factors"), stated=told)
 
 
 def file(folder: Path, content: object, name: str = "config.json") -> Path:
@@ -105,7 +107,7 @@ def test_a_config_gives_back_all_but_start_tokens_and_origin(factors: RopeFactor
 
 @given(factors=any_factors)
 def test_a_csv_gives_back_all_once_it_is_told_the_rest(factors: RopeFactors) -> None:
-    told = Told(
+    told = StatedFacts(
         original_length=factors.original_length,
         target_length=factors.target_length,
         num_start_tokens=factors.num_start_tokens,
@@ -204,7 +206,7 @@ def test_a_factor_goes_before_the_largest_position_and_says_so(tmp_path: Path) -
 def test_the_short_set_of_a_config_is_left_out_aloud_or_read_when_asked(tmp_path: Path) -> None:
     path = file(tmp_path, block(factor=4, short_factor=[1.0, 1.5]))
     assert any("short_factor is left out" in note for note in read(path).notes)
-    short = read(path, told=Told(short=True))
+    short = read(path, stated=StatedFacts(short=True))
     assert short.factors.factors == (1.0, 1.5)
     assert short.factors.target_length == 16
     assert short.notes == ()
@@ -222,11 +224,11 @@ def test_a_short_set_is_written_beside_the_long_one(tmp_path: Path) -> None:
 
 def test_one_line_per_layer_is_read_if_all_are_equal(tmp_path: Path) -> None:
     path = file(tmp_path, "1.0, 2.5\n\n1.0,2.5\n", "layers.csv")
-    assert read(path, told=LENGTHS).factors.factors == (1.0, 2.5)
+    assert read(path, stated=LENGTHS).factors.factors == (1.0, 2.5)
 
 
 def test_what_a_csv_does_not_say_is_assumed_aloud(tmp_path: Path) -> None:
-    loaded = read(file(tmp_path, "1\n2\n", "f.csv"), told=LENGTHS)
+    loaded = read(file(tmp_path, "1\n2\n", "f.csv"), stated=LENGTHS)
     assert loaded.factors.identity() == {
         "factors": [1.0, 2.0],
         "num_start_tokens": 0,
@@ -239,7 +241,7 @@ def test_what_a_csv_does_not_say_is_assumed_aloud(tmp_path: Path) -> None:
 
 def test_a_file_wins_over_what_it_is_told_and_says_so(tmp_path: Path) -> None:
     make().save(tmp_path / "own.json")
-    loaded = read(tmp_path / "own.json", told=Told(target_length=128))
+    loaded = read(tmp_path / "own.json", stated=StatedFacts(target_length=128))
     assert loaded.factors == make()
     assert loaded.notes[0].endswith("says target length 256; --target-length 128 is not used")
 
@@ -247,7 +249,9 @@ def test_a_file_wins_over_what_it_is_told_and_says_so(tmp_path: Path) -> None:
 def test_a_length_picks_the_entry_of_a_table(tmp_path: Path) -> None:
     entries = (make(target_length=128), make(num_start_tokens=7))
     FactorTable(entries=entries).save(tmp_path / "table.json")
-    assert read(tmp_path / "table.json", told=Told(target_length=256)).factors == entries[1]
+    assert (
+        read(tmp_path / "table.json", stated=StatedFacts(target_length=256)).factors == entries[1]
+    )
     with pytest.raises(UserError, match=r"is a table; choose a length of 128, 256 with --target"):
         read(tmp_path / "table.json")
 
@@ -301,7 +305,7 @@ def test_the_authors_own_factors_are_read_as_they_are(tmp_path: Path) -> None:
     for row in csv.DictReader(AUTHORS.read_text().splitlines()):
         name = row.pop("file")
         values = [float(value) for value in row.values()]
-        loaded = read(file(tmp_path, "\n".join(row.values()), name), told=LENGTHS)
+        loaded = read(file(tmp_path, "\n".join(row.values()), name), stated=LENGTHS)
         assert list(loaded.factors.factors) == values
         falls = any("the factors fall" in note for note in loaded.notes)
         assert falls == bool((np.diff(values) < 0).any()), name
@@ -343,7 +347,7 @@ def test_a_file_that_says_no_factors_is_refused_in_one_sentence(
     told = LENGTHS if name == "f.csv" else None
     path = tmp_path / name if content is None else file(tmp_path, content, name)
     with pytest.raises(UserError) as refused:
-        read(path, told=told)
+        read(path, stated=told)
     assert sentence in str(refused.value)
     assert str(refused.value).count("\n") == 0
 

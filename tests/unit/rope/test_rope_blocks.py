@@ -17,7 +17,7 @@ from longrope.models.rotary import LongRopeRotary
 from longrope.rope.factors import RopeFactors
 from longrope.rope.formats import read, write
 from longrope.rope.methods import Geometry
-from longrope.rope.stated import Told
+from longrope.rope.stated import StatedFacts
 
 THETA = 500_000.0
 HEADS = {"hidden_size": 64, "num_attention_heads": 2}
@@ -111,7 +111,7 @@ def test_each_set_has_its_own_attention_scale(short: bool, scale: float, tmp_pat
     block |= {"factor": 4, "short_mscale": 1.0, "long_mscale": 1.125, "attention_factor": 1.125}
     path = tmp_path / "block.json"
     path.write_text(json.dumps(block | {"original_max_position_embeddings": 16}))
-    loaded = read(path, told=Told(short=short))
+    loaded = read(path, stated=StatedFacts(short=short))
     assert loaded.factors.attention_scale == scale
     told = any("transformers scales by 1.125" in note for note in loaded.notes)
     assert told == short
@@ -135,8 +135,8 @@ def test_factors_of_a_config_that_stops_at_its_original_length_come_in_and_out(
     with pytest.raises(UserError, match="tells no length above its original 32768; give --target"):
         read(path)
     with pytest.raises(UserError, match="tells no length above its original 32768; give --target"):
-        read(path, told=Told(target_length=32_768))
-    loaded = read(path, told=Told(target_length=131_072))
+        read(path, stated=StatedFacts(target_length=32_768))
+    loaded = read(path, stated=StatedFacts(target_length=131_072))
     assert not [note for note in loaded.notes if "target length" in note]
     found = loaded.factors
     assert (found.target_length, found.scale, found.attention_scale) == (131_072, 4.0, 1.0)

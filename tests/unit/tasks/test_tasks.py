@@ -14,10 +14,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from longrope.data.token_store import TokenStore
 from longrope.errors import UserError
+from longrope.models.evaluated_model import EvaluatedModel
 from longrope.models.loading import geometry
 from longrope.models.rotary import install
 from longrope.models.score_context import score_memory
-from longrope.models.subject import Subject
 from longrope.rope.factors import FactorTable
 from longrope.rope.methods import closed_form
 from longrope.runtime import Input, Runtime
@@ -72,7 +72,7 @@ def store(tmp_path):
 def subject(method="yarn", table=None, begin=()):
     model = build("llama")
     shape = geometry(model, ORIGINAL_LENGTH)
-    return Subject(model=model, geometry=shape, method=method, table=table, begin=begin)
+    return EvaluatedModel(model=model, geometry=shape, method=method, table=table, begin=begin)
 
 
 def inputs(store):

@@ -87,9 +87,9 @@ def test_every_piece_is_read_alone_by_the_pretrained_model_beside_a_long_row(mod
     places = torch.arange(128).expand(2, -1)
     positions = torch.stack([torch.cat([torch.arange(one) for one in lengths]), places[1]])
     with attention_within_pieces(rotary, model.config._attn_implementation):
-        rotary.placed = Packed.of(positions, torch.tensor([72, 0]), places)
+        rotary.row_positions = Packed.of(positions, torch.tensor([72, 0]), places)
         found = logits(model, tokens)
-        rotary.placed = None
+        rotary.row_positions = None
         again = logits(model, tokens[1:])
     torch.testing.assert_close(found[:1], alone, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found[1:], long, rtol=1e-4, atol=1e-4)

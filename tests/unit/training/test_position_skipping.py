@@ -12,7 +12,7 @@ from tiny_models import ORIGINAL_LENGTH, build
 
 from longrope.errors import UserError
 from longrope.models.loading import geometry
-from longrope.models.rotary import Placed, install
+from longrope.models.rotary import RowPositions, install
 from longrope.training.packed_attention import attention_within_pieces
 from longrope.training.rows import Skipped, skipping_positions
 
@@ -63,7 +63,7 @@ def test_a_row_across_a_jump_is_one_document_in_every_architecture(model):
             input_ids=tokens, position_ids=positions, attention_mask=seen, use_cache=False
         ).logits
         rotary = install(model, geometry(model, ORIGINAL_LENGTH))
-        rotary.placed = Placed(positions, (0,))
+        rotary.row_positions = RowPositions(positions, (0,))
         with attention_within_pieces(rotary, model.config._attn_implementation):
             places = torch.arange(40)[None]
             found = model(input_ids=tokens, position_ids=places, use_cache=False).logits
@@ -90,7 +90,7 @@ def test_a_row_is_trained_on_at_its_positions(tmp_path):
         model, rows, **node_settings.training(settings), work=tmp_path, micro_batch_size=2
     )
     assert found.log[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    assert model.base_model.rotary_emb.placed is None, "whoever measures next is not misled"
+    assert model.base_model.rotary_emb.row_positions is None, "whoever measures next is not misled"
 
 
 # Settings -----------------------------------------------------------------------------------------

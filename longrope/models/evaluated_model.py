@@ -9,7 +9,7 @@ from longrope.rope.methods import Geometry, closed_form
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class EvaluatedModel:
     """A model under a method, or under a table of factors by length."""
 
     model: PreTrainedModel
