@@ -38,13 +38,13 @@ _MODULES = {
 
 __all__ = [*_MODULES]
 
-if not TYPE_CHECKING:  # or mypy would take every name for one of ours
+if not TYPE_CHECKING:  # otherwise mypy would accept any name
 
     def __getattr__(name: str) -> Any:
         """Import a public name."""
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        # Not at the top: the name would be an attribute of the package.
+        # Imported here: at module level it would become an attribute of the package.
         from importlib import import_module
 
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

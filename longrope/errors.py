@@ -1,4 +1,4 @@
-"""The exception that is meant for users, and the sentences it takes from other errors."""
+"""UserError, and its wording of errors of the operating system and of pydantic."""
 
 import contextlib
 import difflib
@@ -19,8 +19,8 @@ class UserError(Exception):
 def refusals_explained() -> Iterator[None]:
     """Raise UserError where the operating system refuses a file: permission, disk, server, limits.
 
-    Such a file is not damaged, and nobody may act as if it were. A missing file is no refusal, nor is a
-    lost connection: both pass unchanged, as do errors that libraries raise without a number.
+    Such a file is not damaged and must not be treated as if it were. Missing files and lost connections
+    pass unchanged, as do errors that libraries raise without an errno.
     """
     try:
         yield
@@ -31,18 +31,18 @@ def refusals_explained() -> Iterator[None]:
         if error.errno is None or (unnamed and isinstance(error, ConnectionError | TimeoutError)):
             raise
         raise UserError(
-            f"{_subject(error)} could not be used ({error.strerror}), which does not mean that it "
+            f"{_file_name(error)} could not be used ({error.strerror}), which does not mean that it "
             "is damaged: it was left as it is; correct what the system complains of, such as its owner "
             "and mode or the disk, and run again."
         ) from error
 
 
-def _subject(error: OSError) -> str:
+def _file_name(error: OSError) -> str:
     return "a file" if error.filename is None else str(error.filename)
 
 
 def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
-    """Return the known name that a wrong one begins or resembles, as a question, or else `otherwise`."""
+    """Ask whether a known name was meant that `name` begins or resembles, or else return `otherwise`."""
     names = sorted(known)
     begun = [other for other in names if other.startswith(name)]
     near = difflib.get_close_matches(name, begun, n=1, cutoff=0)
@@ -50,7 +50,7 @@ def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {near[0]}?" if near else otherwise
 
 
-# Settings and files that are not as a model describes them ----------------------------------------
+# Validation by pydantic models ---------------------------------------------------------------------
 
 
 WORDINGS = {
@@ -66,16 +66,16 @@ WORDINGS = {
     "too_short": "should have at least {min_length} entry",
     "union_tag_invalid": "should have a {key} out of {expected_tags}",
 }
-"""start of pydantic's error type -> our words, where its own read badly"""
+"""prefix of a pydantic error type -> wording, where pydantic's reads badly"""
 
 
 def validated(model: type[M], content: object, *, source: str, see: str = "") -> M:
-    """Return content, such as that of a YAML file, as a model describes it.
+    """Validate content, such as that of a YAML file, against a model.
 
     Args:
-        model: that describes it; its keys are suggested for a misspelt one.
+        model: of the content; its keys are suggested for misspelt ones.
         content: mappings, lists and scalars.
-        source: of the content, for the sentence.
+        source: where the content comes from, for the message.
         see: where the keys are described, such as a file.
 
     Raises:
@@ -88,7 +88,7 @@ def validated(model: type[M], content: object, *, source: str, see: str = "") ->
 
 
 def explain(error: ValidationError, model: type[BaseModel], see: str = "") -> str:
-    """Return one sentence on the first problem: key, mistake and remedy; arguments of `validated`."""
+    """Describe the first problem in one sentence: key, mistake and remedy; arguments of `validated`."""
     # A misspelt required key is also missing: naming the misspelling helps more, so it goes first.
     first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     location = _visible(first["loc"], model)
@@ -130,7 +130,7 @@ def _visible(location: tuple[int | str, ...], model: type[BaseModel]) -> list[st
 
 
 def _members(schema: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return the members of a tagged union by tag; none of anything else."""
+    """Return the members of a tagged union by tag; empty for any other schema."""
     members: Mapping[str, str] = schema.get("discriminator", {}).get("mapping", {})
     return members
 

@@ -1,8 +1,8 @@
 """The method on a model in memory: install factors, measure perplexity, search.
 
-Texts are sequences of token ids or, with the model's tokenizer, strings; each is one document. Nothing is
-kept: scores are remembered in a temporary folder while a call runs, and the model gets its rotary embedding
-back. `longrope.stages` does the same between files.
+Texts are sequences of token ids or, with the model's tokenizer, strings; each is one document. Nothing
+persists: scores are remembered in a temporary folder while a call runs, and the model's rotary embedding is
+restored. `longrope.stages` does the same on files.
 """
 
 import logging
@@ -21,8 +21,7 @@ from longrope.data.model_config import require_extensible
 from longrope.data.token_store import TokenStore, encode, write_tokens
 from longrope.data.tokenizers import Encoder, begin_tokens, load_encoder, num_unscored
 from longrope.errors import UserError, validated
-from longrope.models import rotary
-from longrope.models.loading import geometry
+from longrope.models import loading, rotary
 from longrope.rope.factors import FactorTable, RopeFactors
 from longrope.rope.methods import closed_form
 from longrope.runtime import Input
@@ -59,8 +58,8 @@ def install(model: PreTrainedModel, factors: Factors) -> None:
         ValueError: if there is not one factor per rotary pair.
     """
     table = _table(model, factors)
-    shape = geometry(model, table.entries[0].original_length)
-    rotary.install(model, shape).use_table(table)
+    geometry = loading.geometry(model, table.entries[0].original_length)
+    rotary.install(model, geometry).use_table(table)
 
 
 def perplexity(
@@ -78,7 +77,7 @@ def perplexity(
     Args:
         model: causal language model of transformers, in evaluation mode, on the device to compute on.
         texts: token ids of each text, or strings with a tokenizer.
-        factors: one set, or a table that is read at the length of each text; None: as the model is.
+        factors: one set, or a table that is read at the length of each text; None: the model's own.
         tokenizer: fast tokenizer of the model, for strings.
         length: first tokens of each text to score, `begin` included; texts too short are left out,
             which is logged. None: whole texts.
@@ -95,8 +94,8 @@ def perplexity(
     table = _table(model, factors)
     worker = ModelWorker(lambda: model, chunk_length=chunk_length)
     with rotary.restored(model), _corpus(model, texts, tokenizer) as folder:
-        before = _begin(folder, tokenizer, begin)
-        windows = _first_windows(TokenStore(folder), length, before)
+        begin_ids = _begin(folder, tokenizer, begin)
+        windows = _first_windows(TokenStore(folder), length, begin_ids)
         scores = [worker.score(Unit(table.at(len(text.tokens)), text)) for text in windows]
     num_tokens = sum(score.num_tokens for score in scores)
     return perplexity_of(sum(score.nll for score in scores) / num_tokens)
@@ -116,7 +115,7 @@ def search_factors(
     chunk_length: int = CHUNK_LENGTH,
     **search: Any,
 ) -> RopeFactors:
-    """Search the factors that extend a model's window to a length, by perplexity on long texts.
+    """Search for the factors that extend a model's window to a length, by perplexity on long texts.
 
     Args:
         model: causal language model of transformers, in evaluation mode, on the device to compute on.
@@ -134,7 +133,7 @@ def search_factors(
             `num_documents=3`.
 
     Returns:
-        The best factors; their provenance tells perplexity and cost. The model has its own again.
+        The best factors; their provenance records perplexity and cost. The model is as it was.
 
     Raises:
         UserError: if the model cannot be extended, the texts are not as described or none is long enough,
@@ -142,24 +141,24 @@ def search_factors(
         ValueError: if no candidate has a finite perplexity, or the model is in training mode.
     """
     _require_extensible(model)
-    shape = geometry(model, original_length)
+    geometry = loading.geometry(model, original_length)
     method = validated(SearchMethod, search, source="search_factors")
-    given = {
+    values = {
         "model": _name(model),
-        "original_length": shape.original_length,
-        "source_length": shape.original_length if base is None else base.target_length,
+        "original_length": geometry.original_length,
+        "source_length": geometry.original_length if base is None else base.target_length,
         "target_length": target_length,
         "attention_scale": attention_scale,
         "search": method.model_copy(update={"algorithm": method.algorithm.at(target_length)}),
         "seed": seed,
     }
-    settings = validated(SearchNode, given, source="search_factors")
-    problem = extension_problem(settings, shape, base.factors if base else None)
+    settings = validated(SearchNode, values, source="search_factors")
+    problem = extension_problem(settings, geometry, base.factors if base else None)
     pool = InProcess(ModelWorker(lambda: model, chunk_length=chunk_length))
     with rotary.restored(model), _corpus(model, texts, tokenizer) as folder:
-        before = _begin(folder, tokenizer, begin)
-        objective = _objective(pool, settings, folder, tokenizer, before)
-        return run_search(settings, problem, objective, folder / "history.jsonl", begin=before)
+        begin_ids = _begin(folder, tokenizer, begin)
+        objective = _objective(pool, settings, folder, tokenizer, begin_ids)
+        return run_search(settings, problem, objective, folder / "history.jsonl", begin=begin_ids)
 
 
 def _objective(
@@ -196,7 +195,7 @@ def _require_extensible(model: PreTrainedModel) -> None:
 
 
 def _table(model: PreTrainedModel, factors: Factors | None) -> FactorTable:
-    """Return factors as a table; None stands for those that the model has."""
+    """Return factors as a table; None: the model's current ones."""
     _require_extensible(model)
     if isinstance(factors, FactorTable):
         return factors
@@ -205,8 +204,8 @@ def _table(model: PreTrainedModel, factors: Factors | None) -> FactorTable:
     present: Any = model.base_model.rotary_emb
     if isinstance(present, rotary.LongRopeRotary):
         return present.table
-    shape = geometry(model)
-    return FactorTable(entries=(closed_form("none", shape, shape.original_length),))
+    geometry = loading.geometry(model)
+    return FactorTable(entries=(closed_form("none", geometry, geometry.original_length),))
 
 
 # Texts --------------------------------------------------------------------------------------------
@@ -254,7 +253,7 @@ def _documents(
 
 
 def _ids(text: Any) -> NDArray[Any]:
-    """Return ids as an array; whatever is none of a row of whole numbers has another shape or type."""
+    """Return ids as an array; anything but a row of whole numbers gets another shape or dtype."""
     try:
         return np.asarray(text.cpu() if isinstance(text, torch.Tensor) else text)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Reading that tells what is absent from what cannot be read.
+"""File access that distinguishes missing files from unreadable ones.
 
-`Path.is_file`, `Path.exists` and `Path.glob` take some refusals of the system for absence, more of them in
-each version of Python. Here only a name that leads nowhere is absent; everything else raises an OSError
-that names the path.
+`Path.is_file`, `Path.exists` and `Path.glob` report some refusals of the system as absence, more of them
+with each version of Python. Here only a path that leads nowhere is absent; everything else raises an
+OSError that names the path.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ ABSENT = (FileNotFoundError, NotADirectoryError)
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Add the path to an OSError that has none: a read that fails midway does not tell its file."""
+    """Add the path to an OSError that has none, as of a read that fails midway."""
     try:
         yield
     except OSError as error:
@@ -32,7 +32,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def status(path: Path) -> os.stat_result | None:
-    """Return the status of what a path leads to, or None if it leads nowhere."""
+    """Return the status of the file that a path leads to, or None if it leads nowhere."""
     try:
         return path.stat()
     except ABSENT:
@@ -40,15 +40,15 @@ def status(path: Path) -> os.stat_result | None:
 
 
 def is_file(path: Path) -> bool:
-    """Tell whether a path leads to a regular file."""
-    found = status(path)
-    return found is not None and stat.S_ISREG(found.st_mode)
+    """Return whether a path leads to a regular file."""
+    result = status(path)
+    return result is not None and stat.S_ISREG(result.st_mode)
 
 
 def is_folder(path: Path) -> bool:
-    """Tell whether a path leads to a directory."""
-    found = status(path)
-    return found is not None and stat.S_ISDIR(found.st_mode)
+    """Return whether a path leads to a directory."""
+    result = status(path)
+    return result is not None and stat.S_ISDIR(result.st_mode)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -63,17 +63,17 @@ def read_text(path: Path) -> str:
 
 
 def read_yaml(path: Path, name: str, advice: str) -> Any:
-    """Return what a YAML file holds.
+    """Parse a YAML file.
 
     Args:
         path: of the file.
-        name: of the kind of file, for the sentence.
-        advice: what to do where the file is absent.
+        name: kind of file, for the message.
+        advice: what to do if the file is absent.
 
     Raises:
-        UserError: if the file is absent or no YAML.
+        UserError: if the file is absent or not YAML.
     """
-    # The parser in C, where yaml has it, is ten times as fast; both are safe.
+    # The C parser, where yaml has it, is ten times as fast; both are safe.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         return yaml.load(read_text(path), Loader=loader)  # noqa: S506
@@ -85,7 +85,7 @@ def read_yaml(path: Path, name: str, advice: str) -> Any:
 
 
 def entries(folder: Path, pattern: str = "*") -> list[Path]:
-    """Return what lies in a folder and matches a pattern, sorted; nothing for a folder that is absent."""
+    """List the paths in a folder that match a pattern, sorted; none if the folder is absent."""
     try:
         with named(folder):
             names = os.listdir(folder)
@@ -95,9 +95,9 @@ def entries(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield everything below a folder that is no directory; links are not followed."""
-    for place, _, names in os.walk(folder, onerror=_raise):
-        yield from (Path(place, name) for name in names)
+    """Yield every path below a folder that is not a directory; links are not followed."""
+    for parent, _, names in os.walk(folder, onerror=_raise):
+        yield from (Path(parent, name) for name in names)
 
 
 def _raise(error: OSError) -> None:

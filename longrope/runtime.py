@@ -1,4 +1,4 @@
-"""Execution context of a stage: where its inputs are, where it may remember scores, who computes."""
+"""Execution context of a stage: inputs, store and workers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,16 +21,16 @@ class Input:
 
 @dataclass(frozen=True)
 class Workers:
-    """Who scores the candidates of a search."""
+    """Workers that score the candidates of a search."""
 
     count: int = 1
     """processes on this host, one for each GPU; ignored with a scheduler"""
     threads: int = 1
-    """of arithmetic in each worker; last digits depend on it, so it is the same for any count"""
+    """for arithmetic in each worker; last digits depend on it, so it is the same for any count"""
     timeout: float | None = None
     """seconds after which a worker that has not scored its document is replaced; None: never"""
     scheduler: Path | None = None
-    """file that a Dask scheduler wrote, whose workers are to score"""
+    """scheduler file of a Dask cluster whose workers score instead"""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class Runtime:
 
     store: Path
     packages: Path
-    """where downloaded archives are kept"""
+    """folder of downloaded archives"""
     options: NodeRuntime = field(default_factory=NodeRuntime)
     scoring_code: str = ""
-    """identity of the code that scores: remembered scores of other code are not used"""
+    """identity of the scoring code; scores remembered from other code are not used"""
     workers: Workers = Workers()
     scratch: Path | None = None
     """folder for a task's temporary entries, whose names begin with an underscore; None: the system's"""
 
 
 Facts = Mapping[str, object]
-"""what a stage has to say in the manifest of its node, such as rows that it passed over"""
+"""further entries of a node's manifest, such as the number of skipped rows"""
 Inputs = Mapping[str, Input]

@@ -1,4 +1,4 @@
-"""LongRoPE2's critical pair: which pairs a search moves, and what the pairs below it follow.
+"""LongRoPE2's critical pair: the pairs that are searched, and the curve of those below them.
 
 Pairs from the critical one on are searched within scale and twice the scale. Those below, which
 pretraining has seen turn often, follow an NTK curve that meets the critical pair's factor.
@@ -11,30 +11,30 @@ from longrope.errors import UserError
 from longrope.rope.methods import Factors, Geometry, critical_pair
 
 LEAST_PERIODS = 10
-"""full turns within the original length from which on a pair counts as well trained"""
+"""full turns within the original length that make a pair count as well trained"""
 
 
 def ntk_below(factor: float, pair: int) -> Factors:
     """Return factor^(i / pair) for i below `pair`, shape (pair,): 1 at pair 0, `factor` at `pair`.
 
-    It is the base raised so that the critical pair turns as its factor says.
+    This raises the base such that the critical pair gets its factor.
     """
     return float(factor) ** (np.arange(pair) / max(pair, 1))
 
 
 def with_derived(slopes: Factors, pair: int) -> Factors:
-    """Return derivatives by ln(factor) of searched pairs, 0 for those below `pair`, which follow it.
+    """Return derivatives by ln(factor) of searched pairs; 0 below `pair`, where factors follow it.
 
     Args:
         slopes: derivatives by ln(factor) of every pair alone, shape (P,).
-        pair: the critical one.
+        pair: the critical pair.
     """
-    lent = slopes[:pair] @ np.arange(pair) / max(pair, 1)
-    return np.concatenate([np.zeros(pair), [slopes[pair] + lent], slopes[pair + 1 :]])
+    from_below = slopes[:pair] @ np.arange(pair) / max(pair, 1)
+    return np.concatenate([np.zeros(pair), [slopes[pair] + from_below], slopes[pair + 1 :]])
 
 
 def critical_pairs(setting: str | int | None, geometry: Geometry) -> tuple[int, ...]:
-    """Return the candidates for the first searched pair, rising; the last is where seeds have it.
+    """Return the candidates for the first searched pair, ascending; seeds have the last.
 
     Args:
         setting: None for all pairs; an index; `theory` for the first pair that pretraining shows at

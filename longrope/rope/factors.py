@@ -1,4 +1,4 @@
-"""The value that everything passes around: one factor per rotary pair, and what goes with it.
+"""Rescale factors: one per rotary pair, with lengths, start tokens and attention scale.
 
 Source: Ding et al. 2024, LongRoPE (arXiv:2402.13753), section 3: pair i of token n turns by
 `n / (factor_i * theta^(2i/d))` radians, or by `n / theta^(2i/d)` if n is below the number of start tokens.
@@ -22,7 +22,7 @@ class FactorsFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     file_kind: ClassVar[str]
-    """name of such a file in refusals"""
+    """kind of file, for error messages"""
 
     def save(self, path: Path | str) -> None:
         """Write as JSON."""
@@ -42,7 +42,7 @@ class FactorsFile(BaseModel):
 
     @classmethod
     def parse(cls, text: str, path: Path | str) -> Self:
-        """Return the value that the text of the file at `path` holds; errors of `read`."""
+        """Parse the text of the file at `path`; raises as `read` does."""
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -69,7 +69,7 @@ class RopeFactors(FactorsFile):
     partial_rotary_factor: float | None = Field(default=None, gt=0, le=1)
     """share of a head's dimensions that is rotated; None: not known"""
     method: str
-    """where they come from: a key of METHODS, or `longrope`"""
+    """origin: a key of METHODS, or `longrope`"""
     provenance: dict[str, str | int | float] = Field(default_factory=dict)
     """model, seed, search cost and the like; does not change what the factors do"""
 
@@ -86,7 +86,7 @@ class RopeFactors(FactorsFile):
         return self.target_length / self.original_length
 
     def identity(self) -> dict[str, object]:
-        """Return what decides the angles: factors, start tokens and attention scale."""
+        """Return what determines the angles: factors, start tokens and attention scale."""
         return {
             "factors": list(self.factors),
             "num_start_tokens": self.num_start_tokens,
@@ -94,7 +94,7 @@ class RopeFactors(FactorsFile):
         }
 
     def origin(self) -> list[str]:
-        """Return in words what says where the factors come from, and only our own format holds."""
+        """Describe method and provenance, which only our own format can hold."""
         method = [] if self.method == "longrope" else [f"method ({self.method})"]
         return method + [f"provenance ({', '.join(self.provenance)})"] * bool(self.provenance)
 

@@ -1,6 +1,6 @@
 """Factors in files of several formats: our own, the public code's CSV, a Hugging Face config.
 
-What a file does not say is asked of the caller; what a format cannot say is returned in words.
+The caller states what a file omits; what a format cannot hold is returned in words.
 To add a format, write its reader and its writer and their row in FORMATS.
 """
 
@@ -27,7 +27,7 @@ HYPER_PARAMETERS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """The factors of a file, and what is to be said of them."""
+    """The factors of a file, with notes on them."""
 
     factors: RopeFactors
     format_name: str
@@ -55,27 +55,29 @@ SUFFIXES = {".csv": "csv", ".txt": "csv", ".json": "longrope"}
 
 
 def read(path: Path, format_name: str | None = None, stated: StatedFacts | None = None) -> Loaded:
-    """Read the factors of a file, in a format of FORMATS or the one that its contents tell.
+    """Read the factors of a file, in a format of FORMATS or the one that its contents suggest.
 
     Raises:
-        UserError: if the file is missing, is not of that format, or leaves out what nobody told.
+        UserError: if the file is missing, is not of that format, or omits a field that is not stated.
     """
     stated = stated or StatedFacts()
     text = _text(path)
     name = format_name or _guess(path, text)
-    said, notes = FORMATS[name].read(path, text, stated)
-    fields, more = _complete(path, said, stated)
+    parsed, notes = FORMATS[name].read(path, text, stated)
+    fields, more_notes = _complete(path, parsed, stated)
     foreign = {"method": "longrope", "provenance": {"converted_from": path.name}}
     factors = _checked(path, foreign | fields)
     return Loaded(
-        factors=factors, format_name=name, notes=(*notes, *more, *_falls(path, factors.factors))
+        factors=factors,
+        format_name=name,
+        notes=(*notes, *more_notes, *_falls(path, factors.factors)),
     )
 
 
 def write(
     path: Path, factors: RopeFactors, format_name: str, short: RopeFactors | None = None
 ) -> list[str]:
-    """Write factors, over a file that is there; return in words what the format cannot hold.
+    """Write factors, replacing an existing file; return in words what the format cannot hold.
 
     A Hugging Face config also holds a short set, which is used up to the original length.
 
@@ -95,17 +97,17 @@ def write(
 
 
 def format_of(path: Path) -> str:
-    """Return the format that a file to be written has by its suffix.
+    """Return the output format that a file's suffix implies.
 
     Raises:
-        UserError: if the suffix says nothing.
+        UserError: if the suffix implies none.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: the suffix tells no format; give --to, one of {_names()}.")
     return SUFFIXES[path.suffix]
 
 
-# What all formats share ---------------------------------------------------------------------------
+# All formats --------------------------------------------------------------------------------------
 
 
 def _text(path: Path) -> str:
@@ -147,21 +149,21 @@ def _object(path: Path, text: str) -> dict[str, Any]:
     return content
 
 
-def _complete(path: Path, said: Fields, stated: StatedFacts) -> tuple[Fields, list[str]]:
-    """Return all fields and what to say: the file's own win, what nobody says has a default."""
-    fields, notes, assumed = dict(said), [], []
+def _complete(path: Path, parsed: Fields, stated: StatedFacts) -> tuple[Fields, list[str]]:
+    """Return all fields and notes: a parsed field precedes a stated one, which precedes a default."""
+    fields, notes, assumed = dict(parsed), [], []
     for name, option in OPTIONS.items():
         value, words = getattr(stated, name), name.removeprefix("num_").replace("_", " ")
-        if name in said and value not in (None, said[name]):
+        if name in parsed and value not in (None, parsed[name]):
             notes.append(
-                f"{path} says {words} {said[name]:.10g}; {option} {value:.10g} is not used"
+                f"{path} says {words} {parsed[name]:.10g}; {option} {value:.10g} is not used"
             )
-        elif name not in said and value is not None:
+        elif name not in parsed and value is not None:
             fields[name] = value
-        elif name not in said and name in DEFAULTS:
+        elif name not in parsed and name in DEFAULTS:
             fields[name] = DEFAULTS[name]
             assumed.append(f"{words} ({DEFAULTS[name]:g} is assumed)")
-        elif name not in said and name not in OPTIONAL:
+        elif name not in parsed and name not in OPTIONAL:
             raise UserError(f"{path} does not say its {words}; give {option}.")
     return fields, notes + [f"{path} does not say its {', '.join(assumed)}"] * bool(assumed)
 
@@ -182,10 +184,10 @@ def _falls(path: Path, factors: tuple[float, ...]) -> list[str]:
     ]
 
 
-# Our own ------------------------------------------------------------------------------------------
+# Our format ---------------------------------------------------------------------------------------
 
 
-def _read_own(path: Path, text: str, stated: StatedFacts) -> tuple[Fields, list[str]]:
+def _read_longrope(path: Path, text: str, stated: StatedFacts) -> tuple[Fields, list[str]]:
     if "entries" in _object(path, text):
         chosen = _entry(path, FactorTable.parse(text, path), stated.target_length)
     else:
@@ -201,7 +203,7 @@ def _entry(path: Path, table: FactorTable, target_length: int | None) -> RopeFac
     return by_length[target_length]
 
 
-def _own_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, list[str]]:
+def _longrope_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, list[str]]:
     del short
     return factors.text(), []
 
@@ -261,14 +263,14 @@ def _read_config(path: Path, text: str, stated: StatedFacts) -> tuple[Fields, li
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How one format is read and written."""
+    """Reader and writer of one format."""
 
     read: Reader
     write: Writer
 
 
 FORMATS = {
-    "longrope": Format(read=_read_own, write=_own_text),
+    "longrope": Format(read=_read_longrope, write=_longrope_text),
     "csv": Format(read=_read_csv, write=_csv_text),
     "huggingface": Format(read=_read_config, write=huggingface.block_text),
 }

@@ -1,7 +1,7 @@
-"""The `longrope` block of a Hugging Face config.json, read as transformers means it, and written.
+"""Reader and writer of the `longrope` block of a Hugging Face config.json.
 
-Lengths, base and attention scale that a config leaves out are what `_compute_longrope_parameters` and
-`standardize_rope_params` of transformers' modeling_rope_utils take. Such a model has no start tokens.
+Lengths, base and attention scale that a config omits are those of `_compute_longrope_parameters` and
+`standardize_rope_params` in transformers' modeling_rope_utils. Such a model has no start tokens.
 """
 
 import json
@@ -32,7 +32,7 @@ MSCALES = {"long_factor": "long_mscale", "short_factor": "short_mscale"}
 
 @dataclass(frozen=True)
 class _Config:
-    """A config.json, or a block that is a file of its own, and the block in it."""
+    """A config.json, or a block in a file of its own, and the block."""
 
     path: Path
     outer: dict[str, Any]
@@ -43,7 +43,7 @@ class _Config:
         return str(self.outer.get("model_type"))
 
     def number(self, key: str, *, outside: bool = False) -> float | None:
-        """Return a positive number of the block, or of what is outside it; None if it is not there."""
+        """Return a positive number of the block, or of the config around it; None if it is absent."""
         value = (self.outer if outside else self.block).get(key)
         if value is None:
             return None
@@ -68,17 +68,17 @@ def read_config(
     """Read one set of a config.json, or of the block of type longrope in it.
 
     Returns:
-        the fields of RopeFactors that it tells, and what is to be said of them.
+        the fields of RopeFactors that it states, and notes on them.
 
     Raises:
-        UserError: if it has no such block, or a value that cannot be.
+        UserError: if it has no such block, or an invalid value.
     """
     config = _Config(path, content, _block(path, content))
     original, notes = _original_length(config, stated)
-    scale, said = _scale(config, original, stated)
+    scale, scale_notes = _scale(config, original, stated)
     name = "short_factor" if stated.short else "long_factor"
     sets = {key: config.factors(key) for key in MSCALES}
-    attention, differs = _attention_scale(config, name, scale, original)
+    attention, attention_notes = _attention_scale(config, name, scale, original)
     fields = {"factors": sets[name], "original_length": original, "attention_scale": attention}
     fields |= {"num_start_tokens": stated.num_start_tokens or 0} | _rotary(config)
     if stated.short:
@@ -86,8 +86,10 @@ def read_config(
     else:
         fields["target_length"] = _target(config, scale, original, stated)
         left = [f"{path}: its short_factor is left out; --short-set reads it"]
-        notes += said + left * any(value != 1 for value in sets["short_factor"])
-    return {key: value for key, value in fields.items() if value is not None}, notes + differs
+        notes += scale_notes + left * any(value != 1 for value in sets["short_factor"])
+    return {
+        key: value for key, value in fields.items() if value is not None
+    }, notes + attention_notes
 
 
 def _block(path: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def _block(path: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _original_length(config: _Config, stated: StatedFacts) -> tuple[float, list[str]]:
-    """Return the original length, and a note if it is neither the file's nor told."""
+    """Return the original length, and a note if it is a default of transformers."""
     default = DEFAULT_ORIGINALS.get(config.model_type)
     outer, inner = config.number(ORIGINAL, outside=True), config.number(ORIGINAL)
     original = outer or default or inner or stated.original_length
@@ -125,14 +127,14 @@ def _scale(config: _Config, original: float, stated: StatedFacts) -> tuple[float
     length = maximum or stated.target_length
     if factor is None:
         return length / original if length else None, []
-    told_length = round(factor * original)
-    note = f"factor times original length, {told_length}, is used, not {MAXIMUM} ({maximum})"
-    differs = factor > 1 and maximum not in (None, told_length)
+    implied_length = round(factor * original)
+    note = f"factor times original length, {implied_length}, is used, not {MAXIMUM} ({maximum})"
+    differs = factor > 1 and maximum not in (None, implied_length)
     return factor, [f"{config.path}: {note}"] * differs
 
 
 def _rotary(config: _Config) -> Fields:
-    """Return base and rotated share of a head, as far as the file tells them."""
+    """Return base and rotated share of a head, as far as the file states them."""
     fields: Fields = {PART: DEFAULT_PARTS.get(config.model_type)}
     for field, names in ROTARY_KEYS.items():
         values = [config.number(key, outside=outside) for key in names for outside in (False, True)]
@@ -143,20 +145,20 @@ def _rotary(config: _Config) -> Fields:
 def _attention_scale(
     config: _Config, name: str, scale: float | None, original: float
 ) -> tuple[float | None, list[str]]:
-    """Return the attention scale of a set, its own before that of both, and a note if they differ."""
-    own, shared = config.number(MSCALES[name]), config.number("attention_factor")
+    """Return a set's attention scale, preferably its own, and a note if the shared one differs."""
+    mscale, shared = config.number(MSCALES[name]), config.number("attention_factor")
     if shared is None and scale is not None:
         shared = su_attention_scale(scale, original)
-    if own is None or shared is None or math.isclose(own, shared, rel_tol=1e-6):
-        return own or shared, []
-    note = f"{MSCALES[name]}, {own:g}, is used, as vLLM does; transformers scales by {shared:g}"
-    return own, [f"{config.path}: {note}"] * (config.model_type != "phimoe")
+    if mscale is None or shared is None or math.isclose(mscale, shared, rel_tol=1e-6):
+        return mscale or shared, []
+    note = f"{MSCALES[name]}, {mscale:g}, is used, as vLLM does; transformers scales by {shared:g}"
+    return mscale, [f"{config.path}: {note}"] * (config.model_type != "phimoe")
 
 
 def _target(
     config: _Config, scale: float | None, original: float, stated: StatedFacts
 ) -> float | None:
-    """Return the target length; it is not told where a config goes no further than the original one."""
+    """Return the target length: a stated one if the config does not extend the original length."""
     if scale is None:
         return None
     if scale > 1:
@@ -176,7 +178,7 @@ def block_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, li
     """Return a block as JSON, and in words what it cannot hold.
 
     Raises:
-        ValueError: if the factors have no place in a block, or do not say what it must.
+        ValueError: if a block cannot hold the factors, or they lack a field that it needs.
     """
     _check(factors, short)
     pairs = len(factors.factors)
@@ -207,7 +209,7 @@ def placement(path: Path, factors: RopeFactors) -> str:
 
 
 def _check(factors: RopeFactors, short: RopeFactors | None) -> None:
-    """Refuse what makes no block."""
+    """Refuse factors that a block cannot hold."""
     if factors.scale <= 1:
         raise ValueError(
             f"factors for {factors.target_length} tokens, within the original "

@@ -134,8 +134,8 @@ def ramp(geometry: Geometry, scale: float, *, fast: float, slow: float) -> Facto
     frequencies, and its ends are not rounded to whole pairs.
     """
     turns = geometry.original_length / geometry.periods
-    place = np.log(fast / turns) / math.log(fast / slow)
-    return np.asarray(scale ** np.clip(place, 0.0, 1.0))
+    progress = np.log(fast / turns) / math.log(fast / slow)
+    return np.asarray(scale ** np.clip(progress, 0.0, 1.0))
 
 
 def yarn_attention_scale(scale: float) -> float:

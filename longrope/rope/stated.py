@@ -13,7 +13,7 @@ class StatedFacts:
 
     original_length: int | None = None
     target_length: int | None = None
-    """of a table of several lengths, which one is meant"""
+    """of a table of several lengths, the one to read"""
     num_start_tokens: int | None = None
     attention_scale: float | None = None
     rope_theta: float | None = None

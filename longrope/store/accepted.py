@@ -1,4 +1,4 @@
-"""Accepted code: a reviewed file that says which identity of code stands for which older one.
+"""Accepted code: a reviewed file that maps identities of code to older ones they stand for.
 
 After a change that alters no result, such as a renamed variable, the new code may stand for the old:
 digests go back to what they were, and nothing is computed again. The file lies in the package and is
@@ -19,14 +19,14 @@ NAME = "accepted.json"
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 
 Accepted = dict[str, dict[str, str]]
-"""identity of the code as it is -> `stands_for`, the older identity, and `of`, whose code it is"""
+"""identity of the present code -> `stands_for`, the older identity, and `of`, the name of the code"""
 
 
 def read(package: Path) -> Accepted:
-    """Return the accepted code of a package; without a file, or in an empty one, there is none.
+    """Return the accepted code of a package; empty if the file is missing or empty.
 
     Raises:
-        UserError: if the file is not what `write` writes.
+        UserError: if the file is not in the format of `write`.
     """
     path = package / NAME
     try:
@@ -45,7 +45,7 @@ def read(package: Path) -> Accepted:
 
 
 def _wrong(entries: Any) -> str | None:
-    """Return which entry is not well-formed, or None."""
+    """Name the first malformed entry, or return None."""
     if not isinstance(entries, dict):
         return "it"
     for computed, entry in entries.items():
@@ -58,7 +58,7 @@ def _wrong(entries: Any) -> str | None:
 
 
 def write(package: Path, entries: Mapping[str, Mapping[str, str]]) -> Path:
-    """Write the file in one step, keys sorted; return its path.
+    """Write the file atomically, keys sorted; return its path.
 
     Raises:
         UserError: if the package cannot be written, as when it is installed for all users.

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whoever else reads or writes them at the same time."""
+"""Atomic writes: concurrent readers and writers see a whole file or none."""
 
 import contextlib
 import uuid
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file in one step; its folder is made if it is missing."""
+    """Write a UTF-8 file atomically; its folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
@@ -15,9 +15,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a scratch path beside `path` that takes its place when the block ends without an error."""
-    # Processes of several hosts may share a number. A node never holds names that begin with an
-    # underscore, so what a kill leaves in a work folder does not become output.
+    """Yield a scratch path in the folder of `path` that replaces it if the block succeeds."""
+    # Not the process id, which several hosts may share. A node never holds names that begin with an
+    # underscore, so a scratch file left by a kill does not become output.
     scratch = path.with_name(f"_{path.name}.{uuid.uuid4().hex}")
     try:
         yield scratch

@@ -2,8 +2,8 @@
 
 Comments, docstrings, formatting and positions do not count. The import closure is static: an import
 inside a function counts, a module named in a string does not, so callers name those themselves.
-Relative imports are refused, since they would be missed. Code that was accepted as equal to older code has
-the identity of the older one.
+Relative imports are refused, since they would be missed. Code that was accepted as equivalent to older code
+has the older identity.
 """
 
 import ast
@@ -26,11 +26,11 @@ UNCOUNTED = {
     "training.recording": "shows a training",
     "training.validation": "looks at a training, and changes no weight",
 }
-"""room or module of the package, `""` being its own `__init__` -> why its code is in no digest"""
+"""room or module of the package (`""`: its `__init__`) -> why its code is in no digest"""
 
 
 class CodeIndex:
-    """Hashes modules of one package; each file is parsed once in the life of the object."""
+    """Hashes of the modules of one package; each file is parsed once per object."""
 
     def __init__(self, package: Path = PACKAGE) -> None:
         self._root = package
@@ -40,7 +40,7 @@ class CodeIndex:
         self._accepted = accepted.read(package)
 
     def identity(self, modules: Iterable[str]) -> str:
-        """Return what the code of `modules` is known as: its hash, or the older one it stands for."""
+        """Return the identity of the code of `modules`: its hash, or the older one it stands for."""
         return self.known_as(self.computed(modules))
 
     def computed(self, modules: Iterable[str]) -> str:
@@ -56,7 +56,7 @@ class CodeIndex:
         return _hash_of_lines([*lines, self.computed(imported)])
 
     def known_as(self, computed: str) -> str:
-        """Return the identity that a computed one was accepted to stand for, else itself."""
+        """Return the older identity that a computed one was accepted to stand for, else itself."""
         entry = self._accepted.get(computed)
         return entry["stands_for"] if entry else computed
 
@@ -118,7 +118,7 @@ def _hash_of_lines(lines: Iterable[str]) -> str:
 
 
 def _tree_hash(tree: ast.Module) -> str:
-    return hashlib.sha256(_shape(_without_docstrings(tree)).encode()).hexdigest()
+    return hashlib.sha256(_tree_text(_without_docstrings(tree)).encode()).hexdigest()
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
@@ -137,15 +137,15 @@ def _is_bare_text(node: ast.AST) -> bool:
     )
 
 
-def _shape(node: object) -> str:
+def _tree_text(node: object) -> str:
     """Return a text of the tree that does not depend on Python's own `ast.dump` format."""
     if isinstance(node, ast.AST):
         fields = (
-            f"{name}={_shape(value)}"
+            f"{name}={_tree_text(value)}"
             for name, value in sorted(ast.iter_fields(node))
             if name not in ("ctx", "type_comment", "kind") and value not in (None, [])
         )
         return f"{type(node).__name__}({','.join(fields)})"
     if isinstance(node, list):
-        return f"[{','.join(_shape(item) for item in node)}]"
+        return f"[{','.join(_tree_text(item) for item in node)}]"
     return repr(node)

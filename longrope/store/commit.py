@@ -1,7 +1,7 @@
 """Atomic outputs: a node is computed in a work directory and committed by one rename, manifest last.
 
 Top-level files whose names begin with an underscore are resume state: kept through a kill, never committed.
-Knows nothing of language models: a node is its key, its specification and a function that fills a folder.
+Independent of language models: a node is its key, its specification and a function that fills a folder.
 """
 
 import contextlib
@@ -56,9 +56,9 @@ def problem(directory: Path, *, checksums: bool = True) -> str | None:
 
 
 def _mismatch(path: Path, size: int, sha256: str | None) -> str | None:
-    """Return how a file differs from what its manifest says, or None; None as checksum skips it."""
-    found = reading.status(path)
-    if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != size:
+    """Return how a file differs from its manifest entry, or None; without `sha256`, only by size."""
+    status = reading.status(path)
+    if status is None or not stat.S_ISREG(status.st_mode) or status.st_size != size:
         return "is missing or has another size"
     if sha256 is not None and file_digest(path) != sha256:
         return "has another checksum"
@@ -77,7 +77,7 @@ def require_sound(store: Path, key: str) -> Path:
     """Return a node's directory after checking it against its manifest.
 
     Raises:
-        UserError: if it is missing or damaged; what is damaged goes to the trash, to be made again.
+        UserError: if it is missing or damaged; a damaged one goes to the trash, to be made again.
         OSError: if the system refuses to read it; then it stays where it is.
     """
     directory = store / key
@@ -95,11 +95,11 @@ def require_sound(store: Path, key: str) -> Path:
 
 @contextlib.contextmanager
 def claimed(lock: Path, heartbeat: float = HEARTBEAT) -> Iterator[Path]:
-    """Hold a lock that works across hosts and yield the owner's token, which is gone once lost.
+    """Hold a lock that works across hosts; yield the owner's token, which vanishes if the lock is lost.
 
     The lock is a directory that holds one token named after its owner. It is taken by renaming a
-    private directory to it, which fails while a token is inside; everybody beats, judges and removes
-    tokens by name, so nobody can touch the lock of another owner by mistake.
+    private directory to it, which fails while a token is inside. Tokens are refreshed, checked and
+    removed by name, so that no process touches the lock of another owner by mistake.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     token = lock / uuid.uuid4().hex
@@ -148,7 +148,7 @@ def _beat(token: Path, stop: threading.Event, heartbeat: float) -> None:
 
 
 def _remove_stale(lock: Path, private: Path, heartbeat: float) -> bool:
-    """Remove the token of an owner that gave no sign of life for long; return whether one was."""
+    """Remove the tokens of owners without recent signs of life; return whether there were any."""
     removed = False
     with contextlib.suppress(FileNotFoundError):
         mine = private / private.name.rpartition(".")[2]
@@ -176,10 +176,10 @@ def run(
         key: `{kind}/{label}-{digest12}`.
         spec: what the node is, for the manifest.
         compute: fills an empty, or half-filled and resumable, work directory.
-        facts: asked after computing for what else the manifest should say.
+        facts: called after computing, for further entries of the manifest.
 
     Raises:
-        UserError: if the disk is full; what was there before is untouched.
+        UserError: if the disk is full; earlier results are untouched.
     """
     final = store / key
     work = store / ".work" / key
@@ -202,7 +202,7 @@ def run(
 
 
 def _disk_is_full(error: Exception, store: Path) -> bool:
-    """Tell whether space ran out; libraries that write on their own raise errors of their own."""
+    """Return whether space ran out; libraries that write files raise errors of their own for it."""
     if isinstance(error, UserError):
         return False
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -219,7 +219,7 @@ def _compute(
     try:
         compute(work)
     finally:
-        # Also of a job that is cancelled, so that another user can go on with its work.
+        # Also after a cancelled job, so that another user can go on with its work.
         modes.share(work)
     seconds = time.monotonic() - began
     files = {
@@ -232,7 +232,7 @@ def _compute(
 
 
 def _commit(store: Path, work: Path, final: Path) -> None:
-    # Only now: until the manifest stood, a kill would have needed them.
+    # Only now: until the manifest is written, a killed job resumes from them.
     for path in sorted(work.glob("_*")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -243,10 +243,10 @@ def _commit(store: Path, work: Path, final: Path) -> None:
 
 
 def _mark_done(final: Path) -> Path:
-    """Write the one file Snakemake tracks: the manifest's digest."""
+    """Write DONE, the one file that Snakemake tracks: the manifest's digest."""
     line = _digest_line(final) + "\n"
     done = final / "DONE"
-    # Who only verifies a node may not be allowed to write into it.
+    # A user who only verifies a node may lack permission to write into it.
     if not reading.is_file(done) or reading.read_bytes(done) != line.encode():
         write_text(done, line)
     return final

@@ -10,17 +10,17 @@ from longrope.store.atomic import write_text
 from longrope.store.identity import file_digest
 
 Known = dict[str, tuple[str, str]]
-"""path -> its state when it was read, and the sha256 of what was read"""
+"""path -> its state when it was read, and the sha256 of its contents then"""
 
 SAVE_SECONDS = 5.0
-"""between two savings while many files are read"""
+"""between two saves while many files are read"""
 
 
 class RawFiles:
-    """Hashes files; with a memory file, a file that has not changed is not read again.
+    """Digests of files; with a memory file, unchanged files are not read again.
 
-    Processes share the memory file without a lock: each keeps what the others added. Two that save at
-    the same instant may lose an addition, which costs one more reading and nothing else.
+    Processes share the memory file without a lock: each keeps the entries of the others. Two that save at
+    the same instant may lose an entry, which costs one more read and nothing else.
     """
 
     def __init__(self, memory: Path | None = None) -> None:
@@ -34,16 +34,16 @@ class RawFiles:
         return self.digests([path])[0]
 
     def digests(self, paths: Sequence[Path]) -> list[str]:
-        """Return the sha256 of each file's bytes; what was read is saved now and then, and at the end."""
-        saved, found = time.monotonic(), []
+        """Return the sha256 of each file's bytes; new ones are saved now and then, and at the end."""
+        saved, digests = time.monotonic(), []
         for path in paths:
-            found.append(self._digest(path))
+            digests.append(self._digest(path))
             # Not after each of thousands: the memory file holds all of them.
             if time.monotonic() - saved > SAVE_SECONDS:
                 self._save()
                 saved = time.monotonic()
         self._save()
-        return found
+        return digests
 
     def _digest(self, path: Path) -> str:
         state = path.stat()
@@ -65,7 +65,7 @@ class RawFiles:
 
 
 def _remembered(memory: Path | None) -> Known:
-    """Return what a memory file holds; what is no entry is forgotten, so its file is read again."""
+    """Return the entries of a memory file; malformed ones are dropped, so their files are read again."""
     try:
         entries = json.loads(reading.read_text(memory)) if memory is not None else {}
     except (*reading.ABSENT, ValueError):

@@ -1,8 +1,8 @@
 """Garbage collection of a store: the only place that deletes results.
 
 A directory is first renamed into `.trash`, under the claim of its node, and deleted there: a kill at any
-moment leaves a whole node or something in the trash, and no running job loses what it writes. Names
-that the store does not give are never touched.
+moment leaves a whole node or something in the trash, and no running job loses its output. Names that
+the store does not give are never touched.
 """
 
 import json
@@ -32,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Live:
-    """Nodes, plans and memories that must stay."""
+    """Nodes, plans and score memories in use."""
 
     keys: frozenset[str]
     """nodes, by their directories inside the store"""
@@ -43,7 +43,7 @@ class Live:
 
     @classmethod
     def of(cls, plans: Iterable[str], held: Iterable[str]) -> "Live":
-        """Return what plans, given as the texts of their files, and running jobs need."""
+        """Collect what plans, given as the texts of their files, and running jobs need."""
         keys, identities, names = set(held), set(), set()
         for text in plans:
             nodes: dict[str, Any] = json.loads(text)["nodes"]
@@ -71,7 +71,7 @@ class Dead:
     plans: list[Path]
     """plan files that no job reads"""
     trash: list[Path]
-    """what was set aside earlier"""
+    """directories set aside earlier"""
 
     @property
     def paths(self) -> list[Path]:
@@ -94,12 +94,12 @@ def held(store: Path) -> set[str]:
 
 
 def _is_claim(path: Path) -> bool:
-    named = _WORK.fullmatch(path.name)
-    return named is not None and named[2] is not None
+    match = _WORK.fullmatch(path.name)
+    return match is not None and match[2] is not None
 
 
 def _is_fresh(claim: Path, now: float) -> bool:
-    """Tell whether a claim's owner gave a sign of life lately; see `commit.claimed`."""
+    """Return whether a claim's owner gave a sign of life lately; see `commit.claimed`."""
     try:
         signs = [token.stat().st_mtime for token in claim.iterdir()]
     except reading.ABSENT:  # released meanwhile
@@ -108,7 +108,7 @@ def _is_fresh(claim: Path, now: float) -> bool:
 
 
 def plans_of(store: Path, keys: Collection[str]) -> Iterator[str]:
-    """Yield the text of every plan file that has one of some nodes: jobs need its other nodes too."""
+    """Yield the text of every plan file with any of some nodes: jobs need its other nodes too."""
     for path in reading.entries(store / "plans", "*.json") if keys else []:
         text = plan_text(path)
         if any(key in text for key in keys):
@@ -116,7 +116,7 @@ def plans_of(store: Path, keys: Collection[str]) -> Iterator[str]:
 
 
 def plan_text(path: Path) -> str:
-    """Return a plan file's text, or an empty plan's if it is none or gone."""
+    """Return a plan file's text, or an empty plan's if the file is gone or not a plan."""
     try:
         text = reading.read_text(path)
         return text if "nodes" in json.loads(text) else '{"nodes": {}}'
@@ -124,11 +124,11 @@ def plan_text(path: Path) -> str:
         return '{"nodes": {}}'
 
 
-# What is dead -------------------------------------------------------------------------------------
+# Dead paths ---------------------------------------------------------------------------------------
 
 
 def dead(store: Path, kinds: Iterable[str], live: Live) -> Dead:
-    """Return what nothing needs; while a job is running, all plan files and reports stay."""
+    """Collect the paths that nothing needs; while a job is running, all plan files and reports stay."""
     busy = bool(held(store))
     return Dead(
         nodes=_dead_nodes(store, kinds, live),
@@ -141,28 +141,28 @@ def dead(store: Path, kinds: Iterable[str], live: Live) -> Dead:
 
 
 def _dead_nodes(store: Path, kinds: Iterable[str], live: Live) -> dict[str, list[Path]]:
-    found = _work(store)
+    nodes = _work(store)
     for kind in kinds:
         for path in _directories(store / kind):
             if _NODE.fullmatch(path.name):
-                found[f"{kind}/{path.name}"].append(path)
-    return {key: sorted(found[key]) for key in sorted(found.keys() - live.keys)}
+                nodes[f"{kind}/{path.name}"].append(path)
+    return {key: sorted(nodes[key]) for key in sorted(nodes.keys() - live.keys)}
 
 
 def _work(store: Path) -> defaultdict[str, list[Path]]:
     """Return work directories and claims by the key of their node."""
-    found: defaultdict[str, list[Path]] = defaultdict(list)
+    paths: defaultdict[str, list[Path]] = defaultdict(list)
     for kind in _directories(store / ".work"):
         for path in _directories(kind):
-            named = _WORK.fullmatch(path.name)
-            if named is not None:
-                found[f"{kind.name}/{named[1]}"].append(path)
-    return found
+            match = _WORK.fullmatch(path.name)
+            if match is not None:
+                paths[f"{kind.name}/{match[1]}"].append(path)
+    return paths
 
 
 def _directories(folder: Path) -> list[Path]:
-    found = reading.entries(folder)
-    return [path for path in found if reading.is_folder(path) and not path.is_symlink()]
+    entries = reading.entries(folder)
+    return [path for path in entries if reading.is_folder(path) and not path.is_symlink()]
 
 
 def _dead_memories(store: Path, live: Live) -> list[Path]:
@@ -174,7 +174,7 @@ def _memories(store: Path) -> list[Path]:
 
 
 def silent_memories(store: Path) -> list[Path]:
-    """Return the score memories that do not say what they are of; they are kept."""
+    """Return the score memories that do not say whose scores they hold; they are kept."""
     return [path for path in _memories(store) if not _refers_to(path)]
 
 
@@ -188,10 +188,10 @@ def _refers_to(memory: Path) -> set[str]:
 
 
 def _dead_curves(store: Path, live: Live) -> list[Path]:
-    """Return curves of dead nodes; they are no part of a node, and named like its directory."""
+    """Return curves of dead nodes; they are named like a node's directory, but lie outside it."""
     names = {key.rpartition("/")[2] for key in live.keys}
-    found = _directories(store / ".tensorboard")
-    return sorted(path for path in found if _NODE.fullmatch(path.name) and path.name not in names)
+    curves = _directories(store / ".tensorboard")
+    return sorted(path for path in curves if _NODE.fullmatch(path.name) and path.name not in names)
 
 
 def _dead_reports(store: Path, live: Live) -> list[Path]:
@@ -213,19 +213,19 @@ def _dead_reports(store: Path, live: Live) -> list[Path]:
 
 
 def _last_plans(store: Path) -> set[str]:
-    """Return what the last plan of every experiment is named as a plan of jobs."""
+    """Return the names that the last plans of all experiments have as plans of jobs."""
     files = reading.entries(store / "plans", "*.json")
     return {_plan_name(path) for path in files if not is_job_plan(path)}
 
 
 def _plan_name(path: Path) -> str:
-    """Return what a plan's file is named as a plan of jobs, or "" if it is none or gone."""
+    """Return the name that a plan has as a plan of jobs, or "" if the file is gone or not a plan."""
     text = plan_text(path)
     return digest(text)[:DIGEST_CHARACTERS] if json.loads(text)["nodes"] else ""
 
 
 def _link_targets(store: Path) -> list[Path]:
-    """Return where the links by the names of experiments lead."""
+    """Return the targets of the links named after experiments."""
     links = [link for part in ("tables", "figures") for link in reading.entries(store / part)]
     return [link.resolve() for link in links if link.is_symlink()]
 
@@ -245,7 +245,7 @@ def _dead_plans(store: Path, live: Live) -> list[Path]:
 
 
 def is_job_plan(path: Path) -> bool:
-    """Tell a plan file named by its digest from the last plan of an experiment."""
+    """Return whether a plan file is that of jobs, named by its digest, not an experiment's last."""
     if not _JOB_PLAN.fullmatch(path.stem):
         return False
     return bool(json.loads(plan_text(path)).get("experiment") != path.stem)
@@ -266,10 +266,10 @@ def size(path: Path) -> int:
 
 
 def delete(store: Path, dead: Dead) -> None:
-    """Delete what is dead, by way of the trash.
+    """Delete dead paths, by way of the trash.
 
     Raises:
-        UserError: if the system refuses; what is left is found again by the next call.
+        UserError: if the system refuses; the next call finds the rest again.
     """
     try:
         for key, paths in dead.nodes.items():

@@ -10,7 +10,7 @@ DIGEST_CHARACTERS = 12
 
 
 def canonical(value: object) -> str:
-    """Return the one JSON text of a value: keys sorted, no spaces, no NaN."""
+    """Return the canonical JSON text of a value: keys sorted, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

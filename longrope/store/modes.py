@@ -1,7 +1,7 @@
-"""Modes of what a store holds: those of new files, so that everybody who may share it can.
+"""File modes in a store: those of new files, so that everybody with access can share it.
 
-Some libraries create files that only their owner can read: safetensors does. Which mode a new file should
-have is said by the umask, or by the default access list of a directory that has one.
+Some libraries, such as safetensors, create files that only their owner can read. The umask, or the default
+access list of a directory, determines the mode that a new file should have.
 """
 
 import os
@@ -11,19 +11,19 @@ from pathlib import Path
 
 
 def share(folder: Path) -> None:
-    """Give all that this user owns in a folder the modes of new files and directories there.
+    """Give everything that this user owns in a folder the modes of new files and directories there.
 
     The set-group-ID bits of directories stay. Links, and what other users own, are left alone.
     """
     file_mode, folder_mode = _modes_of_new(folder)
-    for place, _, names in os.walk(folder):
-        _set(Path(place), folder_mode)
+    for parent, _, names in os.walk(folder):
+        _set(Path(parent), folder_mode)
         for name in names:
-            _set(Path(place, name), file_mode)
+            _set(Path(parent, name), file_mode)
 
 
 def _modes_of_new(folder: Path) -> tuple[int, int]:
-    """Return the modes of a new file and a new directory: reading the umask would mean to set it."""
+    """Return the modes of a new file and a new directory, by making them: reading the umask sets it."""
     probe = folder / f"_probe-{uuid.uuid4().hex}"
     probe.touch()
     file_mode = stat.S_IMODE(probe.stat().st_mode)

@@ -1,4 +1,4 @@
-"""Facts of a manifest besides the node: versions, commit, machine, peak memory."""
+"""Entries of a manifest besides its node: versions, commit, machine, peak memory."""
 
 import importlib.metadata
 import os
@@ -15,9 +15,9 @@ _RECORDED = (
     *("deepspeed", "datasets", "lm-eval", "snakemake"),
 )
 UNKNOWN = "unknown"
-"""Commit of code whose commit nobody can tell."""
+"""Commit of code whose commit cannot be determined."""
 _REDIRECTIONS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_NAMESPACE")
-"""Variables that lead git to another repository than the folder's; hooks set them."""
+"""Variables that direct git to another repository than the folder's; hooks set them."""
 
 
 def facts() -> dict[str, object]:
@@ -43,11 +43,11 @@ def commit_of(package: Path) -> dict[str, object]:
     """Return the commit of the repository whose package this is, and whether files differ from it.
 
     `commit` is UNKNOWN, with a `reason`, where git refuses and where the repository around the package is
-    another project's: its commits say nothing of this code.
+    another project's, whose commits do not describe this code.
     """
     try:
         root = Path(_git(package, "rev-parse", "--show-toplevel"))
-        if root != package.resolve().parent or not _is_own(root):
+        if root != package.resolve().parent or not _is_longrope(root):
             raise _NoCommitError(f"{package} lies in another project's repository, {root}")
         _git(package, "ls-files", "--error-unmatch", "--", "__init__.py")
         commit = _git(package, "rev-parse", "--verify", "HEAD")
@@ -57,11 +57,11 @@ def commit_of(package: Path) -> dict[str, object]:
 
 
 class _NoCommitError(Exception):
-    """The reason why no commit can be told."""
+    """The reason why no commit can be determined."""
 
 
-def _is_own(root: Path) -> bool:
-    """Tell whether a repository's project has the name of this package."""
+def _is_longrope(root: Path) -> bool:
+    """Return whether a repository's project has the name of this package."""
     try:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         return bool(project["name"] == "longrope")
@@ -78,14 +78,14 @@ def _git(folder: Path, *arguments: str) -> str:
             capture_output=True,
             encoding="utf-8",
             errors="surrogateescape",
-            # Looking must not write: the repository may be somebody else's.
+            # git must not write: the repository may be somebody else's.
             env=environment | {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"},
         )
     except OSError as error:
         raise _NoCommitError(f"git could not be started ({error.strerror})") from None
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines() or [f"git ended with {done.returncode}"]
-        raise _NoCommitError(said[0].removeprefix("fatal: "))
+        messages = done.stderr.strip().splitlines() or [f"git ended with {done.returncode}"]
+        raise _NoCommitError(messages[0].removeprefix("fatal: "))
     return done.stdout.strip()
 
 

@@ -1,7 +1,7 @@
 """The score memory: append-only, shared by all stages, one file per writer.
 
 A score is keyed by everything that determines it. Many processes on a shared file system never write to
-the same file; a line torn by a kill is ignored, so what it held is scored again.
+the same file; a line torn by a kill is ignored, and its document scored again.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ class ScoreMemory:
         self._label(context)
 
     def _label(self, context: Mapping[str, Any]) -> None:
-        """Say what the scores are of: `gc` keeps a memory as long as a node may ask it."""
+        """Record the context, by which `gc` keeps a memory as long as a node may use it."""
         label = self._folder / "context.json"
         if not reading.is_file(label):
             write_text(label, json.dumps(context, indent=1) + "\n")
 
     def get(self, key: Mapping[str, Any]) -> Any | None:
-        """Return what is remembered under a key, or None."""
+        """Return the value remembered for a key, or None."""
         return self._known.get(digest(key))
 
     def put(self, key: Mapping[str, Any], value: Any) -> None:

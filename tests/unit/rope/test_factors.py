@@ -50,8 +50,8 @@ def test_the_scale_is_target_over_original_length() -> None:
 
 
 def test_provenance_and_method_do_not_belong_to_the_identity() -> None:
-    one, other = make(), make(method="yarn", provenance={"seed": 3})
-    assert one.identity() == other.identity()
+    factors, other = make(), make(method="yarn", provenance={"seed": 3})
+    assert factors.identity() == other.identity()
 
 
 @pytest.mark.parametrize(

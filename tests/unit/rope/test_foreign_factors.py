@@ -48,7 +48,7 @@ any_factors = st.builds(
 
 
 def make(**changes: Any) -> RopeFactors:
-    """Return factors of 8 pairs with everything that a format may lose, with changes."""
+    """Return factors of 8 pairs with every field that a format may lose, with changes."""
     given_values: dict[str, Any] = {
         "factors": tuple(np.linspace(1.0, 4.0, 8).tolist()),
         "num_start_tokens": 4,
@@ -63,12 +63,12 @@ def make(**changes: Any) -> RopeFactors:
 
 
 def there_and_back(
-    factors: RopeFactors, format_name: str, told: StatedFacts | None = None
+    factors: RopeFactors, format_name: str, stated: StatedFacts | None = None
 ) -> Loaded:
-    """Write factors in a format and read them as a file whose name tells nothing."""
+    """Write factors in a format and read them back from a file without a suffix."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder, "factors"), factors, format_name)
-        return read(Path(folder, "factors"), stated=told)
+        return read(Path(folder, "factors"), stated=stated)
 
 
 def file(folder: Path, content: object, name: str = "config.json") -> Path:
@@ -79,7 +79,7 @@ def file(folder: Path, content: object, name: str = "config.json") -> Path:
 
 
 def block(**changes: Any) -> dict[str, Any]:
-    """Return a block of two pairs as one finds it in a config, with changes."""
+    """Return a block of two pairs, as configs have it, with changes."""
     values: dict[str, Any] = {
         "rope_type": "longrope",
         "short_factor": [1.0, 1.0],
@@ -100,20 +100,20 @@ def test_our_own_format_gives_back_everything(factors: RopeFactors) -> None:
 @given(factors=any_factors)
 def test_a_config_gives_back_all_but_start_tokens_and_origin(factors: RopeFactors) -> None:
     back = there_and_back(factors, "huggingface").factors
-    kept = {"factors", "attention_scale", "original_length", "target_length"}
-    kept |= {"rope_theta", "partial_rotary_factor"}
-    assert back.model_dump(include=kept) == factors.model_dump(include=kept)
+    fields = {"factors", "attention_scale", "original_length", "target_length"}
+    fields |= {"rope_theta", "partial_rotary_factor"}
+    assert back.model_dump(include=fields) == factors.model_dump(include=fields)
 
 
 @given(factors=any_factors)
 def test_a_csv_gives_back_all_once_it_is_told_the_rest(factors: RopeFactors) -> None:
-    told = StatedFacts(
+    stated = StatedFacts(
         original_length=factors.original_length,
         target_length=factors.target_length,
         num_start_tokens=factors.num_start_tokens,
         attention_scale=factors.attention_scale,
     )
-    back = there_and_back(factors, "csv", told)
+    back = there_and_back(factors, "csv", stated)
     assert back.factors.identity() == factors.identity()
     assert not [note for note in back.notes if "fall" not in note]
 
@@ -122,8 +122,8 @@ def test_a_csv_gives_back_all_once_it_is_told_the_rest(factors: RopeFactors) -> 
 def test_falling_factors_are_kept_in_order_and_told(factors: list[float], name: str) -> None:
     loaded = there_and_back(make(factors=tuple(factors)), name, LENGTHS)
     assert list(loaded.factors.factors) == factors
-    told = any("the factors fall" in note for note in loaded.notes)
-    assert told == bool((np.diff(factors) < 0).any())
+    has_note = any("the factors fall" in note for note in loaded.notes)
+    assert has_note == bool((np.diff(factors) < 0).any())
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -271,8 +271,8 @@ def test_transformers_turns_a_written_block_into_our_frequencies(
     positions, like = torch.arange(65)[None], torch.zeros(1)
     ours = LongRopeRotary(Geometry(num_pairs=8, rope_theta=THETA, original_length=64))
     ours.use(factors)
-    for one, other in zip(ours(like, positions), theirs(like, positions), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    for actual, reference in zip(ours(like, positions), theirs(like, positions), strict=True):
+        torch.testing.assert_close(actual, reference, rtol=0, atol=1e-5)
     expected = [1 / (f * THETA ** (i / 8)) for i, f in enumerate(factors.factors)]
     torch.testing.assert_close(theirs.inv_freq, torch.tensor(expected), rtol=3e-7, atol=0)
     assert theirs.attention_scaling == 1.2
@@ -344,10 +344,10 @@ def test_the_authors_own_factors_are_read_as_they_are(tmp_path: Path) -> None:
 def test_a_file_that_says_no_factors_is_refused_in_one_sentence(
     name: str, content: object, sentence: str, tmp_path: Path
 ) -> None:
-    told = LENGTHS if name == "f.csv" else None
+    stated = LENGTHS if name == "f.csv" else None
     path = tmp_path / name if content is None else file(tmp_path, content, name)
     with pytest.raises(UserError) as refused:
-        read(path, stated=told)
+        read(path, stated=stated)
     assert sentence in str(refused.value)
     assert str(refused.value).count("\n") == 0
 

@@ -47,7 +47,7 @@ def factors_of(share: float, **changes: Any) -> RopeFactors:
 
 
 def written(path: Path, factors: RopeFactors, short: RopeFactors | None = None) -> dict[str, Any]:
-    """Write a block and return what transformers is to be given of it and beside it."""
+    """Write a block; return the keys of a transformers config that holds it."""
     write(path, factors, "huggingface", short)
     return {
         "rope_parameters": json.loads(path.read_text()),
@@ -78,8 +78,8 @@ def test_a_written_block_gives_transformers_our_angles_on_both_sides_of_the_orig
     pairs = len(chosen.factors)
     ours = LongRopeRotary(Geometry(num_pairs=pairs, rope_theta=THETA, original_length=64))
     ours.use(chosen)
-    for one, other in zip(ours(like, positions), theirs(like, positions), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
+    for actual, reference in zip(ours(like, positions), theirs(like, positions), strict=True):
+        torch.testing.assert_close(actual, reference, rtol=0, atol=2e-5)
     expected = [1 / (f * THETA ** (i / pairs)) for i, f in enumerate(chosen.factors)]
     # exponents rounded to float32, times ln(theta) = 13
     torch.testing.assert_close(theirs.inv_freq, torch.tensor(expected), rtol=1e-6, atol=0)
@@ -113,8 +113,8 @@ def test_each_set_has_its_own_attention_scale(short: bool, scale: float, tmp_pat
     path.write_text(json.dumps(block | {"original_max_position_embeddings": 16}))
     loaded = read(path, stated=StatedFacts(short=short))
     assert loaded.factors.attention_scale == scale
-    told = any("transformers scales by 1.125" in note for note in loaded.notes)
-    assert told == short
+    has_note = any("transformers scales by 1.125" in note for note in loaded.notes)
+    assert has_note == short
 
 
 def minicpm(folder: Path) -> Path:
@@ -138,9 +138,9 @@ def test_factors_of_a_config_that_stops_at_its_original_length_come_in_and_out(
         read(path, stated=StatedFacts(target_length=32_768))
     loaded = read(path, stated=StatedFacts(target_length=131_072))
     assert not [note for note in loaded.notes if "target length" in note]
-    found = loaded.factors
-    assert (found.target_length, found.scale, found.attention_scale) == (131_072, 4.0, 1.0)
-    rope = written(tmp_path / "block.json", found, found)
+    factors = loaded.factors
+    assert (factors.target_length, factors.scale, factors.attention_scale) == (131_072, 4.0, 1.0)
+    rope = written(tmp_path / "block.json", factors, factors)
     theirs = LlamaRotaryEmbedding(LlamaConfig(**HEADS, **rope))
     given = json.loads(path.read_text())
     before = LlamaRotaryEmbedding(LlamaConfig(**HEADS, **given))
@@ -154,9 +154,9 @@ def test_a_phi3_without_a_length_beside_its_block_is_read_as_transformers_means_
     tmp_path: Path,
 ) -> None:
     rope = written(tmp_path / "block.json", factors_of(1.0))
-    beside = {"model_type": "phi3", "max_position_embeddings": 16_384}
+    outer = {"model_type": "phi3", "max_position_embeddings": 16_384}
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(beside | {"rope_parameters": rope["rope_parameters"]}))
+    path.write_text(json.dumps(outer | {"rope_parameters": rope["rope_parameters"]}))
     loaded = read(path)
     config = Phi3Config(
         **HEADS,

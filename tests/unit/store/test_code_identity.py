@@ -146,7 +146,7 @@ def test_the_file_is_sorted_and_written_whole(package):
     path = accepted.write(package, entries)
     assert path.read_text() == json.dumps(entries, indent=2, sort_keys=True) + "\n"
     assert accepted.read(package) == entries
-    assert [found.name for found in package.iterdir() if "accepted" in found.name] == [path.name]
+    assert [entry.name for entry in package.iterdir() if "accepted" in entry.name] == [path.name]
 
 
 @pytest.mark.parametrize("text", [None, "", "\n", "{}"])

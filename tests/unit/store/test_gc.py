@@ -35,7 +35,7 @@ def as_parsed(plan: Plan) -> None:
 
 
 def outdated() -> tuple[Plan, Plan]:
-    """Change a text and make its nodes anew; return the plans before and after."""
+    """Change a text and make its nodes again; return the plans before and after."""
     before = planned()
     Path("own.txt").write_text("two one two")
     finish(*planned())
@@ -59,7 +59,7 @@ def everything() -> set[str]:
 
 
 def deleted(*arguments: str) -> set[str]:
-    """Run gc for real; return the nodes that it took away."""
+    """Run gc with deletion; return the nodes that it removed."""
     before = there()
     assert call("gc", *arguments, "--delete") == 0
     return before - there()
@@ -71,7 +71,7 @@ def old(path: Path) -> None:
 
 
 def hold(key: str, age: float = 0.0) -> Path:
-    """Claim a node as a job does that gave its last sign of life some seconds ago."""
+    """Claim a node like a job whose last sign of life was some seconds ago."""
     lock = STORE / ".work" / f"{key}.lock"
     lock.mkdir(parents=True)
     (lock / ("0" * 32)).touch()
@@ -79,7 +79,7 @@ def hold(key: str, age: float = 0.0) -> Path:
     return lock
 
 
-# What is dead -------------------------------------------------------------------------------------
+# Dead paths ---------------------------------------------------------------------------------------
 
 
 def test_only_nodes_that_no_last_plan_has_are_deleted():
@@ -158,14 +158,19 @@ def test_a_half_finished_node_is_kept_as_long_as_a_plan_has_it():
 
 def test_what_the_store_did_not_name_is_never_touched():
     outdated()
-    own = ["search/notes/a.txt", "search/notes.txt", "tables/tiny/perplexity.csv", "plans/notes.md"]
-    own += [".scores/notes/a.jsonl", "mine/tiny-0123456789ab/a.bin", ".work/search/notes/a"]
-    for name in own:
+    foreign = [
+        "search/notes/a.txt",
+        "search/notes.txt",
+        "tables/tiny/perplexity.csv",
+        "plans/notes.md",
+    ]
+    foreign += [".scores/notes/a.jsonl", "mine/tiny-0123456789ab/a.bin", ".work/search/notes/a"]
+    for name in foreign:
         (STORE / name).parent.mkdir(parents=True, exist_ok=True)
         (STORE / name).write_text("mine")
     (STORE / "search" / "link-0123456789ab").symlink_to(Path.cwd() / "model")
     assert deleted()
-    assert [name for name in own if not (STORE / name).is_file()] == []
+    assert [name for name in foreign if not (STORE / name).is_file()] == []
     assert Path("model/config.json").is_file()
     assert (STORE / "search" / "link-0123456789ab").is_symlink()
 
@@ -194,7 +199,7 @@ def test_plan_files_of_jobs_are_deleted_a_day_after_the_last_parse():
 
 
 def memory(context: dict[str, str], *, silent: bool = False) -> Path:
-    """Write a score memory and what it is of; return its folder."""
+    """Write a score memory with its context; return its folder."""
     ScoreMemory(STORE / ".scores", context).put({"window": 0}, 1.0)
     folder = STORE / ".scores" / digest(context)[:16]
     if silent:

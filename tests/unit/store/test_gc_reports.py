@@ -20,7 +20,7 @@ def work(tmp_path, monkeypatch):
 
 
 def ran(plan: Plan, digest: str) -> Path:
-    """Write what a run writes at its start, and a table two days old; return the report's folder."""
+    """Write the files of a run's start, and a table two days old; return the report's folder."""
     report = STORE / "reports" / f"{plan.experiment}-{digest * 12}"
     for path in (STORE / "plans" / f"{plan.experiment}.json", report / "plan.json"):
         nodes.write_if_changed(plan, path)
@@ -105,5 +105,5 @@ def test_a_report_that_does_not_say_its_plan_stays(text):
 
 def test_a_folder_of_another_name_is_never_touched():
     first, last = two_runs()
-    own = first.rename(STORE / "reports" / "for the paper")
-    assert left() == {own, last}
+    renamed = first.rename(STORE / "reports" / "for the paper")
+    assert left() == {renamed, last}

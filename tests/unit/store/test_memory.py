@@ -1,4 +1,4 @@
-"""The score memory: what is remembered, by whom, and what a kill may tear."""
+"""Tests of the score memory: values, concurrent writers, lines torn by a kill."""
 
 import json
 import math
@@ -16,7 +16,7 @@ KEY = {"factors": [1.0, 2.5], "start_tokens": 0}
 
 
 def only_file(root: Path) -> Path:
-    """Return the one file a single writer left."""
+    """Return the only file in a memory of one writer."""
     (path,) = root.rglob("*.jsonl")
     return path
 
@@ -32,8 +32,8 @@ def test_a_score_is_there_for_its_writer_and_for_a_later_reader(tmp_path):
 def test_values_come_back_bit_for_bit(tmp_path_factory, value):
     root = tmp_path_factory.mktemp("scores")
     ScoreMemory(root, CONTEXT).put(KEY, value)
-    found = ScoreMemory(root, CONTEXT).get(KEY)
-    assert repr(found) == repr(value)
+    stored = ScoreMemory(root, CONTEXT).get(KEY)
+    assert repr(stored) == repr(value)
 
 
 def test_a_score_that_is_not_a_number_comes_back(tmp_path):
@@ -83,7 +83,7 @@ def test_a_line_torn_anywhere_is_ignored_and_those_before_it_kept(tmp_path):
 
 @pytest.mark.parametrize("rubbish", [b"\0" * 40, b"[1]", b"3", b"\xff\xfe", b'["a", 1, 2]'])
 def test_a_line_of_rubbish_is_ignored_and_those_after_it_kept(tmp_path, rubbish):
-    # what a crashed machine may leave in place of data that never reached the disk
+    # a crashed machine may leave these in place of data that never reached the disk
     ScoreMemory(tmp_path, CONTEXT).put(KEY, 1.0)
     path = only_file(tmp_path)
     path.write_bytes(rubbish + b"\n" + path.read_bytes())

@@ -1,4 +1,4 @@
-"""Which commit made a result: that of this project's own repository, or none, with the reason."""
+"""Tests of the recorded commit: that of this project's repository, or none, with the reason."""
 
 import os
 import shutil
@@ -23,9 +23,9 @@ def git(folder: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-def committed(root: Path, pyproject: str | None = PYPROJECT, place: str = "longrope") -> Path:
-    """Make a repository whose package lies at a place and is committed; return the package."""
-    package = root / place
+def committed(root: Path, pyproject: str | None = PYPROJECT, location: str = "longrope") -> Path:
+    """Make a repository with a committed package at `location`; return the package."""
+    package = root / location
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     if pyproject is not None:
@@ -65,7 +65,7 @@ def test_a_worktree_and_a_submodule_have_commits_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pyproject", "place"),
+    ("pyproject", "location"),
     [
         (None, ".venv/lib/python3.11/site-packages/longrope"),
         (PYPROJECT, "vendored/longrope"),
@@ -75,20 +75,22 @@ def test_a_worktree_and_a_submodule_have_commits_of_their_own(tmp_path):
         ("not toml", "longrope"),
     ],
 )
-def test_the_commit_of_another_project_around_the_package_is_never_told(tmp_path, pyproject, place):
-    told = provenance.commit_of(committed(tmp_path / "dotfiles", pyproject, place))
-    assert told["commit"] == "unknown"
-    assert "another project's repository" in told["reason"]
-    assert str(tmp_path / "dotfiles") in told["reason"]
+def test_the_commit_of_another_project_around_the_package_is_never_told(
+    tmp_path, pyproject, location
+):
+    facts = provenance.commit_of(committed(tmp_path / "dotfiles", pyproject, location))
+    assert facts["commit"] == "unknown"
+    assert "another project's repository" in facts["reason"]
+    assert str(tmp_path / "dotfiles") in facts["reason"]
 
 
 def test_a_package_that_its_repository_ignores_has_no_commit(tmp_path):
     package = committed(tmp_path)
     git(tmp_path, "rm", "-r", "--quiet", "--cached", "longrope")
     git(tmp_path, "commit", "--quiet", "--message", "without the package")
-    told = provenance.commit_of(package)
-    assert told["commit"] == "unknown"
-    assert "__init__.py" in told["reason"]
+    facts = provenance.commit_of(package)
+    assert facts["commit"] == "unknown"
+    assert "__init__.py" in facts["reason"]
 
 
 def test_variables_of_a_hook_do_not_lead_to_another_repository(tmp_path, monkeypatch):
@@ -118,9 +120,9 @@ def test_without_a_repository_or_without_git_the_reason_is_told(tmp_path, monkey
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert "not a git repository" in provenance.commit_of(package)["reason"]
     monkeypatch.setenv("PATH", str(tmp_path))
-    told = provenance.commit_of(package)
-    assert (told["commit"], told["dirty"]) == ("unknown", False)
-    assert told["reason"] == "git could not be started (No such file or directory)"
+    facts = provenance.commit_of(package)
+    assert (facts["commit"], facts["dirty"]) == ("unknown", False)
+    assert facts["reason"] == "git could not be started (No such file or directory)"
 
 
 def test_a_repository_of_another_user_is_unknown_with_the_refusal_of_git(tmp_path, monkeypatch):
@@ -132,7 +134,7 @@ def test_a_repository_of_another_user_is_unknown_with_the_refusal_of_git(tmp_pat
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
     monkeypatch.delenv("SUDO_UID", raising=False)
-    told = provenance.commit_of(package)
-    assert told["commit"] == "unknown"
-    assert "dubious ownership" in told["reason"]
+    facts = provenance.commit_of(package)
+    assert facts["commit"] == "unknown"
+    assert "dubious ownership" in facts["reason"]
     shutil.rmtree(tmp_path / "theirs")

@@ -1,4 +1,4 @@
-"""A store that several users share: modes by the umask, and an experiment of which two compute halves."""
+"""Tests of a store that several users share: file modes, and an experiment computed by two of them."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def mode(path: Path) -> str:
 
 
 def private_files(work: Path) -> None:
-    """Fill a folder as libraries do that make files and folders for their owner alone."""
+    """Fill a folder with files and folders that only their owner can read, as some libraries do."""
     save_file({"a": torch.zeros(2)}, work / "model.safetensors")
     (work / "model.safetensors").chmod(0o600)
     (work / "inner").mkdir(mode=0o700)
@@ -39,7 +39,7 @@ def private_files(work: Path) -> None:
 
 @pytest.fixture(params=[0o002, 0o022, 0o027, 0o077], ids=oct)
 def umask(request):
-    """A umask for the time of a test."""
+    """The umask during a test."""
     before = os.umask(request.param)
     yield request.param
     os.umask(before)
@@ -125,7 +125,7 @@ def test_what_one_user_commits_another_reads_repairs_and_goes_on_with(shared):
     assert as_user(first, COMMIT, "search/a", "", **same).returncode == 0
     stopped = as_user(first, COMMIT, "search/b", "fail", **same)
     assert "stopped" in stopped.stderr
-    # The other goes on with what was stopped, after checking what the first has finished.
+    # The other resumes the stopped node, after checking what the first has finished.
     done = as_user(second, COMMIT, "search/b", "", "search/a", **same)
     assert (done.returncode, done.stdout) == (0, "state\n"), done.stdout + done.stderr
     owners = {path.name: path.stat().st_uid for path in Path("results/search").iterdir()}
@@ -142,7 +142,7 @@ def test_what_one_user_commits_another_reads_repairs_and_goes_on_with(shared):
 def test_who_may_not_write_still_verifies_what_another_committed(shared):
     first, second = USERS
     assert as_user(first, COMMIT, "search/a", "", gid=GROUP, umask=0o022).returncode == 0
-    # The claim needs a place of its own.
+    # The claim needs its own directory.
     for folder in (Path("results/.work"), Path("results/.work/search")):
         folder.chmod(0o2775)
     done = as_user(second, COMMIT, "search/a", "", gid=GROUP, umask=0o022)

@@ -77,7 +77,7 @@ def never(work: Path) -> None:
 
 
 def facts() -> dict[str, object]:
-    """Return what the manifest says besides."""
+    """Return the further entries of the manifest."""
     return {"machine": "test"}
 
 
@@ -174,8 +174,8 @@ def test_damage_is_named_set_aside_and_made_anew(tmp_path, reason):
         commit.require_sound(tmp_path, KEY)
     assert reason in str(caught.value)
     assert not final.exists()
-    (kept,) = (tmp_path / ".trash").iterdir()
-    assert kept.name.startswith("tiny-0123456789ab.")
+    (discarded,) = (tmp_path / ".trash").iterdir()
+    assert discarded.name.startswith("tiny-0123456789ab.")
     made(tmp_path)
     assert commit.require_sound(tmp_path, KEY) == final
 
@@ -190,9 +190,9 @@ def test_any_flipped_byte_of_any_file_is_a_problem(tmp_path):
     final = made(tmp_path)
     for path in [path for path in final.rglob("*") if path.is_file()]:
         whole = path.read_bytes()
-        for place in range(0, len(whole), 7):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-            assert commit.problem(final) is not None, (path, place)
+        for index in range(0, len(whole), 7):
+            path.write_bytes(whole[:index] + bytes([whole[index] ^ 4]) + whole[index + 1 :])
+            assert commit.problem(final) is not None, (path, index)
         path.write_bytes(whole)
     assert commit.problem(final) is None
 

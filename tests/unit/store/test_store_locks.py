@@ -1,4 +1,4 @@
-"""Jobs at once and jobs killed: one computes, the other waits, a dead one's work is resumed."""
+"""Tests of concurrent and killed jobs: one computes, the other waits, a dead one's work is resumed."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def left_behind(lock: Path, seconds: float) -> Path:
 
 
 def others(lock: Path) -> list[Path]:
-    """Return the lock and what of taking it is left beside it."""
+    """Return the lock and the leftovers of attempts to take it."""
     return [path for path in lock.parent.iterdir() if path.name.startswith(lock.name)]
 
 
@@ -192,7 +192,7 @@ def job(store: Path, mode: str) -> subprocess.Popen[str]:
 
 
 def output(process: subprocess.Popen[str]) -> str:
-    """Return what a job said, after its end."""
+    """Return the output of a job, after its end."""
     said, _ = process.communicate(timeout=60)
     return said
 

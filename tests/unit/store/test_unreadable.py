@@ -1,4 +1,4 @@
-"""A file that cannot be read is not damaged: whoever needs it stops with a sentence and moves nothing."""
+"""Tests that an unreadable file is not taken for a damaged one: refused in one sentence, nothing moved."""
 
 import contextlib
 import json
@@ -245,7 +245,7 @@ def test_a_script_of_a_table_ends_in_one_sentence(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-# What is absent or refused ------------------------------------------------------------------------
+# Absent and refused files -------------------------------------------------------------------------
 
 
 def test_only_a_name_that_leads_nowhere_is_absent(tmp_path):
