@@ -77,7 +77,7 @@ def run(settings: FinetuneNode, inputs: Inputs, out: Path, runtime: Runtime) -> 
         _write(model, replace(trained, weights=weights), factors, inputs["tokenizer"].path, out)
         _write_lines(out / "measured.jsonl", recorder.measured)
         if watch is not None:
-            _write_lines(out / "watched.jsonl", watch.found)
+            _write_lines(out / "watched.jsonl", watch.entries)
 
 
 def _recorder(settings: FinetuneNode, out: Path, runtime: Runtime) -> Recorder:
@@ -150,11 +150,11 @@ def _rows(
     return Mixed(rows, windows, fraction, seed)
 
 
-def _supply(what: str, length: int, wanted: float, available: int) -> str:
+def _supply(what: str, length: int, num_rows: float, available: int) -> str:
     """Return how often a run goes through its documents, in words."""
     return (
-        f"{wanted:,.0f} {what} of {length:,} tokens, of {available:,} that the documents fill: "
-        f"{wanted / available:.2f} epochs"
+        f"{num_rows:,.0f} {what} of {length:,} tokens, of {available:,} that the documents fill: "
+        f"{num_rows / available:.2f} epochs"
     )
 
 

@@ -67,7 +67,7 @@ def merged(weights: Mapping[str, Tensor], lora: LoraSettings) -> dict[str, Tenso
     Returns:
         W + alpha / rank * B A for the weight W of each layer with an adapter (A, B), under the layer's name.
     """
-    found = {}
+    merged_weights = {}
     for name, values in weights.items():
         if f".{ADAPTER}." in name:
             continue
@@ -75,8 +75,8 @@ def merged(weights: Mapping[str, Tensor], lora: LoraSettings) -> dict[str, Tenso
         if is_adapted and kind == "weight":
             inner, outer = (weights[f"{layer}.lora_{x}.{ADAPTER}.weight"] for x in "AB")
             values = values + lora.alpha / lora.rank * (outer @ inner)
-        found[name.replace(BASE, "")] = values
-    return found
+        merged_weights[name.replace(BASE, "")] = values
+    return merged_weights
 
 
 def remove_adapters(model: PreTrainedModel) -> None:

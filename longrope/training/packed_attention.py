@@ -36,8 +36,8 @@ class Packed(RowPositions):
             piece_lengths: of each row, as in `RowPositions`, shape (B,).
             places: which tokens of its rows this process has, shape (B, T / S).
         """
-        own = positions.gather(1, places)
-        return cls(own, tuple(piece_lengths.tolist()), tuple(map(_lengths, positions)))
+        local_positions = positions.gather(1, places)
+        return cls(local_positions, tuple(piece_lengths.tolist()), tuple(map(_lengths, positions)))
 
 
 def _lengths(positions: Tensor) -> tuple[int, ...]:
@@ -47,7 +47,7 @@ def _lengths(positions: Tensor) -> tuple[int, ...]:
 
 
 @contextmanager
-def attention_within_pieces(rotary: LongRopeRotary, implementation: str) -> Iterator[None]:
+def attention_within_segments(rotary: LongRopeRotary, implementation: str) -> Iterator[None]:
     """Let an implementation of attention heed `rotary.row_positions` while the context lasts.
 
     It keeps its name, because that is how Ulysses finds it, and masks are made by name too.
@@ -85,8 +85,8 @@ def _attend(
     named = named | {"position_ids": None}
     rows = []
     for *row, lengths in zip(query, key, value, packed.lengths, strict=True):
-        found = [core(module, *batch, None, **named)[0] for batch in _batches(row, lengths)]
-        rows.append(torch.cat([pieces.flatten(0, 1) for pieces in found]))
+        outputs = [core(module, *batch, None, **named)[0] for batch in _batches(row, lengths)]
+        rows.append(torch.cat([output.flatten(0, 1) for output in outputs]))
     return torch.stack(rows), None
 
 

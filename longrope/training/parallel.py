@@ -38,13 +38,15 @@ class Layout:
     offload: str = "none"
 
     @classmethod
-    def of(cls, parallel: ParallelSettings, text_length: int, told: Mapping[str, Any]) -> "Layout":
+    def of(
+        cls, parallel: ParallelSettings, text_length: int, model_config: Mapping[str, Any]
+    ) -> "Layout":
         """Return the layout of the job that torchrun started, or of a process on its own.
 
         Args:
             parallel: what is asked for.
             text_length: tokens per row.
-            told: words of the model's config.json.
+            model_config: words of the model's config.json.
 
         Raises:
             UserError: if the job's processes cannot form groups of the size asked for, or those of a group
@@ -52,13 +54,13 @@ class Layout:
         """
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         rank = int(os.environ.get("RANK", "0"))
-        group_size = parallel.group_size(world_size, divided_by_sharing(text_length, told))
+        group_size = parallel.group_size(world_size, divided_by_sharing(text_length, model_config))
         if world_size % group_size:
             raise UserError(
                 f"finetune.parallel.sequence_parallel {group_size} must divide the number of "
                 f"processes, got {world_size}; start that many with torchrun, one per GPU."
             )
-        check_division(group_size, text_length, told)
+        check_division(group_size, text_length, model_config)
         return cls(world_size, rank, group_size, parallel.zero_stage, parallel.offload)
 
     @property
@@ -192,7 +194,7 @@ def choose_attention(model: PreTrainedModel, *, dtype: str) -> str:
     return str(model.config._attn_implementation)
 
 
-class Places(Sampler[list[int]]):
+class MicroBatchSampler(Sampler[list[int]]):
     """The rows of each micro-batch of this process's group, in the order of one process's run."""
 
     def __init__(self, layout: Layout, num_rows: int, micro_batch_size: int) -> None:
@@ -210,7 +212,7 @@ class Places(Sampler[list[int]]):
             yield list(range(begin, begin + self._size))
 
 
-class Pieces(Dataset[dict[str, Tensor]]):
+class RowShards(Dataset[dict[str, Tensor]]):
     """The piece of every row that this process works on, with the targets of its tokens.
 
     Where tokens stand is told of the whole row, because attention needs it.
@@ -230,11 +232,11 @@ class Pieces(Dataset[dict[str, Tensor]]):
             # the last token of a document does not predict the first of the next
             targets[:-1][row["positions"][1:] == 0] = IGNORED
         # the model's positions say who attends to whom; `positions` of a row, where its tokens stand
-        own = {"position_ids": torch.arange(length), "targets": targets}
-        whole = {name: values for name, values in row.items() if name != "labels"} | own
+        predictions = {"position_ids": torch.arange(length), "targets": targets}
+        whole = {name: values for name, values in row.items() if name != "labels"} | predictions
         size = length // self._count
         piece = slice(self._number * size, (self._number + 1) * size)
         return {
-            name: values[piece] if name in ("input_ids", *own) else values
+            name: values[piece] if name in ("input_ids", *predictions) else values
             for name, values in whole.items()
         }

@@ -131,13 +131,13 @@ def memory() -> dict[str, float]:
     process started, and what it holds now.
     """
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    found = {
+    megabytes_by_name = {
         "resident_memory_mb": pages * resource.getpagesize() / 2**20,
         "peak_memory_so_far_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     if torch.cuda.is_available():
-        found["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
-    return {name: round(megabytes, 1) for name, megabytes in found.items()}
+        megabytes_by_name["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    return {name: round(megabytes, 1) for name, megabytes in megabytes_by_name.items()}
 
 
 # Lines --------------------------------------------------------------------------------------------
@@ -171,11 +171,11 @@ def read_whole_lines(path: Path) -> list[dict[str, Any]]:
 def points(name: str, entry: dict[str, Any]) -> list[tuple[str, float]]:
     """Return the tags and values under which TensorBoard has a line of a file."""
     if name == "watched":
-        found = {f"watched/perplexity_{entry['length']}": entry["perplexity"]}
+        values = {f"watched/perplexity_{entry['length']}": entry["perplexity"]}
     else:
         group = "train" if name == "log" else name
-        found = {f"{group}/{key}": entry[key] for key in entry.keys() - {"step", "epoch"}}
-    return [(tag, value) for tag, value in found.items() if value is not None]
+        values = {f"{group}/{key}": entry[key] for key in entry.keys() - {"step", "epoch"}}
+    return [(tag, value) for tag, value in values.items() if value is not None]
 
 
 def _writer(folder: Path, step: int) -> Any:

@@ -61,7 +61,7 @@ class _Whole:
     def __len__(self) -> int:
         return len(self._places)
 
-    def pieces(self, number: int) -> list[NDArray[np.int64]]:
+    def segments(self, number: int) -> list[NDArray[np.int64]]:
         """Return a row, which is one piece."""
         document, begin = self._places[number]
         body = self._store.document(document, begin, begin + self._body)
@@ -101,7 +101,7 @@ class _Stream:
             yield at
             at += self._room
 
-    def pieces(self, number: int) -> list[NDArray[np.int64]]:
+    def segments(self, number: int) -> list[NDArray[np.int64]]:
         """Return what a row holds of each of its documents, BOS included."""
         begin = self._begins[number]
         end = begin + self._room
@@ -168,7 +168,7 @@ class Chunks(Dataset[dict[str, torch.Tensor]]):
 
     def _text(self, index: int) -> NDArray[np.int64]:
         number = _shuffled(index, len(self._rows), self._mix.seed)
-        return np.concatenate(self._rows.pieces(number))
+        return np.concatenate(self._rows.segments(number))
 
     def _prompt(self, index: int, generator: np.random.Generator) -> NDArray[np.int64]:
         classic = generator.random() < 0.5
@@ -227,15 +227,15 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         return len(self._whole) + len(self._stream)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        pieces = self._pieces(_shuffled(index, self.num_available, self._mix.seed))
-        tokens = torch.from_numpy(np.concatenate(pieces))
-        positions = torch.cat([torch.arange(len(piece)) for piece in pieces])
+        segments = self._segments(_shuffled(index, self.num_available, self._mix.seed))
+        tokens = torch.from_numpy(np.concatenate(segments))
+        positions = torch.cat([torch.arange(len(piece)) for piece in segments])
         return {"input_ids": tokens, "labels": tokens, "positions": positions}
 
-    def _pieces(self, number: int) -> list[NDArray[np.int64]]:
+    def _segments(self, number: int) -> list[NDArray[np.int64]]:
         if number < len(self._whole):
-            return self._whole.pieces(number)
-        return self._stream.pieces(number - len(self._whole))
+            return self._whole.segments(number)
+        return self._stream.segments(number - len(self._whole))
 
 
 class Skipped(Dataset[dict[str, torch.Tensor]]):

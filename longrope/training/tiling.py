@@ -83,20 +83,20 @@ class _TiledLoss(torch.autograd.Function):
     ) -> Tensor:
         """Return the loss of hidden states (B, T, H) with targets (B, T), and keep its gradients."""
         like = zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
-        found = [torch.zeros_like(x) if x is not None and need else None for x, need in like]
+        gradients = [torch.zeros_like(x) if x is not None and need else None for x, need in like]
         loss = hidden.new_zeros((), dtype=torch.float32)
         for begin in range(0, hidden.shape[1], length):
             place = slice(begin, begin + length)
             states = hidden[:, place].flatten(0, 1)
-            loss += _add_tile(states, weight, bias, targets[:, place].flatten(), found, place)
-        ctx.save_for_backward(*found)
+            loss += _add_tile(states, weight, bias, targets[:, place].flatten(), gradients, place)
+        ctx.save_for_backward(*gradients)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *factors: Tensor) -> Any:
         """Return the kept gradients times that of the loss."""
-        found = [None if x is None else x * factors[0] for x in ctx.saved_tensors]
-        return (*found, None, None)
+        gradients = [None if x is None else x * factors[0] for x in ctx.saved_tensors]
+        return (*gradients, None, None)
 
 
 def _add_tile(
@@ -104,7 +104,7 @@ def _add_tile(
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
-    found: list[Tensor | None],
+    gradients: list[Tensor | None],
     place: slice,
 ) -> Tensor:
     """Return the loss of a tile's states (N, H), N = B * tile; add to the gradients found so far."""
@@ -117,7 +117,7 @@ def _add_tile(
     errors[places] -= 1
     errors[ignored] = 0
     errors = errors.to(states.dtype)
-    by_hidden, by_weight, by_bias = found
+    by_hidden, by_weight, by_bias = gradients
     if by_hidden is not None:
         tile = by_hidden[:, place]
         tile.copy_((errors @ weight).view(tile.shape))
@@ -144,19 +144,19 @@ def activations_in_main_memory(hidden_size: int) -> AbstractContextManager[None]
         hidden_size: H; tensors of shape (B, T, H) are moved.
     """
 
-    def pack(kept: Tensor) -> tuple[torch.device, Tensor]:
-        is_hidden = kept.dim() == 3 and kept.shape[-1] == hidden_size
-        return kept.device, _to_host(kept) if is_hidden else kept
+    def pack(tensor: Tensor) -> tuple[torch.device, Tensor]:
+        is_hidden = tensor.dim() == 3 and tensor.shape[-1] == hidden_size
+        return tensor.device, _to_host(tensor) if is_hidden else tensor
 
     def unpack(packed: tuple[torch.device, Tensor]) -> Tensor:
-        device, kept = packed
-        return kept.to(device, non_blocking=True)
+        device, stored = packed
+        return stored.to(device, non_blocking=True)
 
     context: AbstractContextManager[None] = torch.autograd.graph.saved_tensors_hooks(pack, unpack)
     return context
 
 
-def _to_host(kept: Tensor) -> Tensor:
+def _to_host(tensor: Tensor) -> Tensor:
     """Return a copy in main memory, pinned where a device reads it."""
-    host = torch.empty(kept.shape, dtype=kept.dtype, pin_memory=kept.is_cuda)
-    return host.copy_(kept)
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return host.copy_(tensor)

@@ -32,11 +32,11 @@ from longrope.errors import UserError
 from longrope.models.rotary import LongRopeRotary
 from longrope.settings.training import ParallelSettings, TrainingSettings
 from longrope.store import modes
-from longrope.training.packed_attention import Packed, attention_within_pieces
+from longrope.training.packed_attention import Packed, attention_within_segments
 from longrope.training.parallel import (
     Layout,
-    Pieces,
-    Places,
+    MicroBatchSampler,
+    RowShards,
     choose_attention,
     deepspeed_config,
     prepare_deepspeed,
@@ -110,7 +110,7 @@ def train(
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Progress())
     trainer.add_callback(_SharedCheckpoints())
-    within = attention_within_pieces(rotary, attention) if rotary else contextlib.nullcontext()
+    within = attention_within_segments(rotary, attention) if rotary else contextlib.nullcontext()
     with within, trainer.termination:
         trainer.train(resume_from_checkpoint=last_checkpoint(folder, layout))
     if trainer.termination.requested:
@@ -151,8 +151,8 @@ class _RowTrainer(Trainer):
         rows: Any = self.train_dataset
         size = self.args.per_device_train_batch_size
         return DataLoader(
-            Pieces(rows, self._layout) if self._cuts else rows,
-            batch_sampler=Places(self._layout, len(rows), size),
+            RowShards(rows, self._layout) if self._cuts else rows,
+            batch_sampler=MicroBatchSampler(self._layout, len(rows), size),
             collate_fn=default_collate,
             pin_memory=self.args.dataloader_pin_memory,
         )
@@ -169,8 +169,8 @@ class _RowTrainer(Trainer):
         return model(**inputs) * self._layout.loss_scale / num_targets
 
     def training_step(self, model: Any, *arguments: Any, **named: Any) -> Tensor:
-        self._end_if_told(model)
-        with self._kept_activations():
+        self._end_on_sigterm(model)
+        with self._offloaded_activations():
             loss: Tensor = super().training_step(model, *arguments, **named)
         if self._rotary is not None:
             # not earlier: with activation checkpointing the backward pass computes attention again
@@ -178,7 +178,7 @@ class _RowTrainer(Trainer):
         # The log shows the mean over all processes, of which those of a group have summands.
         return loss * (self._layout.group_size / self._layout.loss_scale)
 
-    def _end_if_told(self, model: Any) -> None:
+    def _end_on_sigterm(self, model: Any) -> None:
         """Save a checkpoint and end, if SIGTERM has arrived.
 
         Before any micro-batch: weights and optimizer are those of the last whole step, and a step may take
@@ -206,7 +206,7 @@ class _RowTrainer(Trainer):
             refuse_divergence(logs, step=self.state.global_step, saved_step=self._saved_step or 0)
         super().log(logs, *more, **named)
 
-    def _kept_activations(self) -> contextlib.AbstractContextManager[None]:
+    def _offloaded_activations(self) -> contextlib.AbstractContextManager[None]:
         if not self._parallel.offload_activations:
             return contextlib.nullcontext()
         model: Any = self.model
@@ -246,14 +246,14 @@ def refuse_divergence(logs: Mapping[str, float], *, step: int, saved_step: int) 
     norm = norm if norm >= 0 else math.nan
     if math.isfinite(loss) and math.isfinite(norm):
         return
-    kept = (
+    remaining = (
         f"the checkpoint of step {saved_step} is kept"
         if saved_step
         else "no checkpoint is there yet"
     )
     raise UserError(
         f"the training diverged at step {step}: loss {loss:.4g}, gradient norm {norm:.4g}; nothing was "
-        f"committed and {kept}; lower finetune.learning_rate or finetune.max_grad_norm or raise "
+        f"committed and {remaining}; lower finetune.learning_rate or finetune.max_grad_norm or raise "
         "finetune.warmup_steps, since the same settings would diverge again."
     )
 

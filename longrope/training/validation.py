@@ -65,7 +65,7 @@ class Watch(TrainerCallback):
         self._every_steps = every_steps
         self._chunk_length = chunk_length
         self._autocast = dtype == "bfloat16"
-        self.found: list[dict[str, Any]] = []
+        self.entries: list[dict[str, Any]] = []
         """step, length, number of documents and perplexity (None if not finite), once the training is over"""
 
     def on_train_begin(self, args: Any, state: Any, *_: Any, **named: Any) -> None:
@@ -81,7 +81,7 @@ class Watch(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         """Take what was measured out of the state."""
-        self.found = [entry for entry in state.log_history if "perplexity" in entry]
+        self.entries = [entry for entry in state.log_history if "perplexity" in entry]
 
     def measure(self, step: int, model: PreTrainedModel) -> list[dict[str, Any]]:
         """Return an entry for the original length, pretrained embedding, and one for the target length.

@@ -85,8 +85,8 @@ class Windows(Rows):
 
 def case(work: Path, **changes: Any) -> dict[str, Any]:
     """Return a case: a name is a setting of the stage, of its parallelism, or one of those below."""
-    own = {"work": str(work), "length": 64, "micro_batch_size": 1, "architecture": "llama"}
-    own |= {
+    settings = {"work": str(work), "length": 64, "micro_batch_size": 1, "architecture": "llama"}
+    settings |= {
         "kill": None,
         "fail": None,
         "terminate": None,
@@ -98,9 +98,9 @@ def case(work: Path, **changes: Any) -> dict[str, Any]:
         "watched": None,
         "curves": None,
     }
-    result: dict[str, Any] = own | {"settings": dict(SETTINGS), "parallel": {}}
+    result: dict[str, Any] = settings | {"settings": dict(SETTINGS), "parallel": {}}
     for name, value in changes.items():
-        places = [result["settings"], result if name in own else result["parallel"]]
+        places = [result["settings"], result if name in settings else result["parallel"]]
         places[0 if name in SETTINGS else 1][name] = value
     return result
 
@@ -171,7 +171,7 @@ def compute(case: dict[str, Any]) -> dict[str, Any] | None:
         return None
     weights = model.state_dict() if trained.weights is None else trained.weights
     content = b"".join(weights[name].numpy().tobytes() for name in sorted(weights))
-    seen = watch.found if watch else []
+    seen = watch.entries if watch else []
     return {"log": trained.log, "weights": hashlib.sha256(content).hexdigest(), "watched": seen}
 
 
@@ -231,26 +231,26 @@ def torchrun(
 def main(cases: list[dict[str, Any]], results: Path) -> int:
     """Compute cases and write their results after each; return the exit code."""
     done = []
-    for one in cases:
+    for described in cases:
         for name, end in (("kill", kill), ("fail", fail)):
-            if one.get(name) is not None:
-                end_at(*one[name], end)
+            if described.get(name) is not None:
+                end_at(*described[name], end)
         # in the middle of a step
         for name, end in (("terminate", terminate), ("terminate launcher", terminate_launcher)):
-            if one.get(name) is not None:
-                end_at(*one[name], end, event="on_substep_end")
-        done.append(_done(one))
+            if described.get(name) is not None:
+                end_at(*described[name], end, event="on_substep_end")
+        done.append(_done(described))
         forget_sequence_parallelism()
         if done[-1] is not None:
             results.write_text(json.dumps(done))
     return 0
 
 
-def _done(one: dict[str, Any]) -> dict[str, Any] | None:
-    if "key" in one:
-        compute_node(one)
+def _done(described: dict[str, Any]) -> dict[str, Any] | None:
+    if "key" in described:
+        compute_node(described)
         return None
-    return refusal(one) if one["refused"] else compute(one)
+    return refusal(described) if described["refused"] else compute(described)
 
 
 if __name__ == "__main__":

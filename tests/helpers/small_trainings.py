@@ -58,10 +58,10 @@ def trained(tokens, work, **options):
     model = build("llama")
     rows = Chunks(TokenStore(tokens), TOKENIZER, mix())
     # micro-batches of 2 rows are accumulated to batches of 4
-    found = train(
+    result = train(
         model, rows, **training(SETTINGS), work=work, **({"micro_batch_size": 2} | options)
     )
-    return model, found.log
+    return model, result.log
 
 
 def run_stage(settings, inputs, out):

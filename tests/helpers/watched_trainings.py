@@ -31,7 +31,7 @@ def trained(tokens, work, *callbacks, parallel=None, **changes):
     """Train, watched or not; return the weights and the log."""
     model = build("llama")
     install(model, geometry(model, 64)).use(FACTORS)
-    found = train(
+    result = train(
         model,
         Chunks(TokenStore(tokens), TOKENIZER, mix()),
         **training(SETTINGS | changes),
@@ -40,4 +40,4 @@ def trained(tokens, work, *callbacks, parallel=None, **changes):
         parallel=ParallelSettings.model_validate(parallel or {}),
         callbacks=callbacks,
     )
-    return model.state_dict(), found.log
+    return model.state_dict(), result.log

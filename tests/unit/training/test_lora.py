@@ -58,9 +58,9 @@ def test_adapters_depend_on_the_seed_and_draw_no_other_random_number():
         add_adapters(model, LORA, seed=seed)
         return model.state_dict(), torch.rand(1)
 
-    (one, after), (same, _), (other, _) = adapted(0), adapted(0), adapted(1)
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert any(not torch.equal(one[name], other[name]) for name in one)
+    (first, after), (same, _), (other, _) = adapted(0), adapted(0), adapted(1)
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
     build("llama")
     assert torch.equal(after, torch.rand(1))
 
@@ -120,12 +120,12 @@ def test_the_written_model_is_a_plain_one_whose_head_did_not_change(tmp_path):
     )
     factors.save(tmp_path / "factors.json")
     write_tokens(tmp_path / "tokens")
-    own = {"text_length": 64, "passkey_fraction": 0.0, "full_attention": False, "bos": "never"}
-    own |= {"lora": LORA.model_dump()}
+    settings = {"text_length": 64, "passkey_fraction": 0.0, "full_attention": False, "bos": "never"}
+    settings |= {"lora": LORA.model_dump()}
     places = {"model": base, "tokenizer": base, "factors": tmp_path, "tokens": tmp_path / "tokens"}
     inputs = {role: Input(path, role) for role, path in places.items()}
     (tmp_path / "out").mkdir()
-    run_stage(parallel_runs.SETTINGS | own, inputs, tmp_path / "out")
+    run_stage(parallel_runs.SETTINGS | settings, inputs, tmp_path / "out")
     written = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").state_dict()
     before = model.state_dict()
     assert written.keys() == before.keys()
@@ -139,15 +139,15 @@ def test_the_written_model_is_a_plain_one_whose_head_did_not_change(tmp_path):
 
 def test_only_the_module_of_adapters_imports_peft_and_only_when_asked():
     folder = Path(longrope.__file__).parent
-    found = set()
+    importers = set()
     for path in folder.rglob("*.py"):
         tree = ast.parse(path.read_bytes())
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("peft"):
                 assert node not in tree.body, f"{path.name} imports peft when it is imported"
-                found.add(path.name)
+                importers.add(path.name)
             assert not (isinstance(node, ast.Import) and "peft" in {a.name for a in node.names})
-    assert found == {"lora.py"}
+    assert importers == {"lora.py"}
 
 
 def test_a_machine_without_peft_is_told_what_to_install(llama, monkeypatch):
@@ -163,8 +163,8 @@ def test_adapters_are_in_the_digest_and_their_absence_is_not(tmp_path):
         settings = workflow_files.settings()
         settings["extension"][0]["finetune"] |= changes
         config = configuration.parse(settings, source="small.yaml")
-        (found,) = plan.build(config, tmp_path).of("finetune")
-        return found
+        (tuned,) = plan.build(config, tmp_path).of("finetune")
+        return tuned
 
     assert "lora" not in node().settings.identity()["training"]
     assert node(lora={"rank": 4, "alpha": 8}).settings.training.lora == LORA

@@ -20,8 +20,8 @@ from longrope.models.rotary import install
 from longrope.rope.factors import RopeFactors
 from longrope.rope.methods import Geometry
 from longrope.stages.readjust import or_pretrained
-from longrope.training.packed_attention import Packed, attention_within_pieces
-from longrope.training.parallel import Layout, Pieces
+from longrope.training.packed_attention import Packed, attention_within_segments
+from longrope.training.parallel import Layout, RowShards
 from longrope.training.rows import Chunks, Mixed, Windows
 from longrope.training.tiling import IGNORED
 
@@ -49,7 +49,7 @@ class CountedWindows(Counted):
         return super().__getitem__(index) | {"positions": torch.arange(self.length)}
 
 
-def pieces_of(row):
+def segments_of(row):
     """Return the tokens of each piece of a row."""
     begins = [place for place, position in enumerate(row["positions"].tolist()) if position == 0]
     ends = [*begins[1:], len(row["positions"])]
@@ -85,14 +85,14 @@ def test_every_piece_is_read_alone_by_the_pretrained_model_beside_a_long_row(mod
     rotary.use(factors_of(model))
     long = logits(model, tokens[1:])
     places = torch.arange(128).expand(2, -1)
-    positions = torch.stack([torch.cat([torch.arange(one) for one in lengths]), places[1]])
-    with attention_within_pieces(rotary, model.config._attn_implementation):
+    positions = torch.stack([torch.cat([torch.arange(length) for length in lengths]), places[1]])
+    with attention_within_segments(rotary, model.config._attn_implementation):
         rotary.row_positions = Packed.of(positions, torch.tensor([72, 0]), places)
-        found = logits(model, tokens)
+        row_logits = logits(model, tokens)
         rotary.row_positions = None
         again = logits(model, tokens[1:])
-    torch.testing.assert_close(found[:1], alone, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found[1:], long, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(row_logits[:1], alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(row_logits[1:], long, rtol=1e-4, atol=1e-4)
     assert torch.equal(again, long), "without places the model is as it was"
 
 
@@ -100,7 +100,7 @@ def test_the_attention_of_the_process_is_as_before_after_training(llama):
     rotary = install(llama, geometry(llama, ORIGINAL_LENGTH))
     name = llama.config._attn_implementation
     before = ALL_ATTENTION_FUNCTIONS[name]
-    with pytest.raises(KeyboardInterrupt), attention_within_pieces(rotary, name):
+    with pytest.raises(KeyboardInterrupt), attention_within_segments(rotary, name):
         assert ALL_ATTENTION_FUNCTIONS[name] is not before
         raise KeyboardInterrupt
     assert ALL_ATTENTION_FUNCTIONS[name] is before
@@ -117,7 +117,7 @@ def test_a_row_of_pieces_begins_anew_at_each_and_predicts_nothing_across_them():
     first = 1000 + 3 * number
     assert row["input_ids"].tolist() == [first] * 4 + [first + 1] * 4 + [first + 2] * 4
     assert row["positions"].tolist() == [0, 1, 2, 3] * 3
-    targets = Pieces(mixed, Layout())[number]["targets"].tolist()
+    targets = RowShards(mixed, Layout())[number]["targets"].tolist()
     assert targets == [first] * 3 + [IGNORED] + [first + 1] * 3 + [IGNORED] + [first + 2] * 3 + [
         IGNORED
     ]
@@ -143,16 +143,16 @@ def test_rows_of_pieces_have_the_asked_share_whatever_was_read_before():
 @given(size=st.sampled_from([1, 2, 3, 6]), window=st.sampled_from([2, 4, 12]))
 def test_processes_that_share_a_row_of_pieces_hold_all_of_it_once(size, window):
     mixed = Mixed(Counted(12), CountedWindows(window, num_rows=600), 0.999, seed=0)
-    shares = [Pieces(mixed, Layout(size, rank, size, 3))[0] for rank in range(size)]
-    whole = Pieces(mixed, Layout())[0]
+    shares = [RowShards(mixed, Layout(size, rank, size, 3))[0] for rank in range(size)]
+    whole = RowShards(mixed, Layout())[0]
     for name in ("input_ids", "targets", "position_ids"):
         assert torch.cat([share[name] for share in shares]).equal(whole[name]), name
     for share in shares:
         assert share["positions"].equal(whole["positions"])
         assert int(share["piece_length"]) == window
     packed = [Packed.of(*batch_of(share)) for share in shares]
-    assert torch.cat([one.positions for one in packed], dim=1)[0].equal(whole["positions"])
-    assert {one.lengths for one in packed} == {((window,) * (12 // window),)}
+    assert torch.cat([shard.positions for shard in packed], dim=1)[0].equal(whole["positions"])
+    assert {shard.lengths for shard in packed} == {((window,) * (12 // window),)}
 
 
 def batch_of(share):
@@ -166,8 +166,8 @@ def batch_of(share):
 def test_short_documents_stand_one_after_the_other_between_bos_and_eos(tmp_path):
     # with BOS and EOS 5, 11 and 16 tokens: two windows of 16
     windows = Windows(write_documents(tmp_path / "tokens", [3, 9, 14]), mix(num_rows=2))
-    pieces = sorted(pieces_of(windows[index]) for index in range(2))
-    assert pieces == [
+    segments = sorted(segments_of(windows[index]) for index in range(2))
+    assert segments == [
         [[0, *range(1000, 1003), 1], [0, *range(2000, 2009), 1]],
         [[0, *range(3000, 3014), 1]],
     ]
@@ -175,8 +175,8 @@ def test_short_documents_stand_one_after_the_other_between_bos_and_eos(tmp_path)
 
 def test_a_short_document_that_is_cut_goes_on_in_the_next_window_as_a_piece_of_its_own(tmp_path):
     windows = Windows(write_documents(tmp_path / "tokens", [10, 12, 5]), mix(num_rows=2))
-    pieces = sorted(pieces_of(windows[index]) for index in range(2))
-    assert pieces == [
+    segments = sorted(segments_of(windows[index]) for index in range(2))
+    assert segments == [
         [[0, *range(1000, 1010), 1], [0, 2000, 2001, 2002]],
         # the last two tokens of 34 fill no window
         [[0, *range(2003, 2012), 1], [0, *range(3000, 3004)]],
@@ -192,14 +192,16 @@ def test_a_piece_is_of_one_document_and_an_epoch_has_every_short_one_once(
     short = sum(length + 2 for length in lengths if length < 14)
     epoch = [windows[index] for index in range(windows.num_available)]
     assert all(len(row["input_ids"]) == 16 for row in epoch)
-    pieces = [[token for token in piece if token > 1] for row in epoch for piece in pieces_of(row)]
-    assert all(np.diff(piece).tolist() == [1] * (len(piece) - 1) for piece in pieces)
-    found = [token for piece in pieces for token in piece]
-    assert len(set(found)) == len(found)
-    of_short = [token for token in found if lengths_of(lengths, token) < 14]
+    segments = [
+        [token for token in piece if token > 1] for row in epoch for piece in segments_of(row)
+    ]
+    assert all(np.diff(piece).tolist() == [1] * (len(piece) - 1) for piece in segments)
+    tokens = [token for piece in segments for token in piece]
+    assert len(set(tokens)) == len(tokens)
+    of_short = [token for token in tokens if lengths_of(lengths, token) < 14]
     # less than one window of the stream is left out
     assert short - 16 < len(of_short) + 2 * sum(length < 14 for length in lengths) <= short
-    assert all(piece[0] == 0 for row in epoch for piece in pieces_of(row))
+    assert all(piece[0] == 0 for row in epoch for piece in segments_of(row))
 
 
 def lengths_of(lengths, token):
@@ -210,10 +212,10 @@ def lengths_of(lengths, token):
 def test_no_token_predicts_one_of_another_document(tmp_path):
     windows = Windows(write_documents(tmp_path / "tokens", [3, 9, 10, 12, 5]), mix())
     mixed = Mixed(Counted(48), windows, 0.999, seed=0)
-    row = Pieces(mixed, Layout())[0]
-    expected = [target for piece in pieces_of(row) for target in [*piece[1:], IGNORED]]
+    row = RowShards(mixed, Layout())[0]
+    expected = [target for piece in segments_of(row) for target in [*piece[1:], IGNORED]]
     assert row["targets"].tolist() == expected
-    assert len(pieces_of(row)) > 3
+    assert len(segments_of(row)) > 3
 
 
 def test_windows_of_long_documents_are_the_chunks_that_long_rows_are(tmp_path):
@@ -227,8 +229,8 @@ def test_windows_of_long_documents_are_the_chunks_that_long_rows_are(tmp_path):
 
 def test_the_order_of_windows_depends_on_the_seed_and_on_nothing_read_before(tmp_path):
     store = write_documents(tmp_path / "tokens", [3, 9, 20, 10, 12, 5, 40])
-    one, again, other = (Windows(store, mix(seed=seed)) for seed in (0, 0, 1))
-    rows = [one[index]["input_ids"].tolist() for index in range(20)]
+    windows, again, other = (Windows(store, mix(seed=seed)) for seed in (0, 0, 1))
+    rows = [windows[index]["input_ids"].tolist() for index in range(20)]
     assert [again[index]["input_ids"].tolist() for index in reversed(range(20))] == rows[::-1]
     assert [other[index]["input_ids"].tolist() for index in range(20)] != rows
 
@@ -265,12 +267,12 @@ def test_the_loss_of_a_step_is_the_mean_of_its_rows_under_their_own_embeddings(t
     total = 0.0
     for row in (rows[index] for index in range(4)):
         chosen = model if row["piece_length"] else scaled
-        for piece in map(torch.tensor, pieces_of(row)):
+        for piece in map(torch.tensor, segments_of(row)):
             # a piece of one token has no next one
             if len(piece) > 1:
                 loss = chosen(input_ids=piece[None], labels=piece[None], use_cache=False).loss
                 total += loss.item() * (len(piece) - 1)
-    counts = [len(pieces_of(rows[index])) for index in range(4)]
+    counts = [len(segments_of(rows[index])) for index in range(4)]
     assert {1, 4} <= set(counts), "long rows, and windows of one piece and of three"
     assert entry["loss"] == pytest.approx(total / (4 * 63), rel=1e-5)
 
@@ -282,25 +284,25 @@ def test_the_loss_of_a_step_is_the_mean_of_its_rows_under_their_own_embeddings(t
 def test_within_the_window_the_pretrained_embedding_is_taken_where_it_is_as_good(pretrained, taken):
     class TwoPerplexities:
         def perplexities(self, candidates):
-            unscaled = [set(one.factors) == {1.0} for one in candidates]
-            assert [one.attention_scale for one in candidates if unscaled] == [1.2, 1.0]
+            unscaled = [set(candidate.factors) == {1.0} for candidate in candidates]
+            assert [candidate.attention_scale for candidate in candidates if unscaled] == [1.2, 1.0]
             return [pretrained if plain else 10.0 for plain in unscaled]
 
     searched = parallel_runs.FACTORS.model_copy(
         update={"target_length": 32, "attention_scale": 1.2, "provenance": {"seed": 3}}
     )
     shape = Geometry(num_pairs=8, rope_theta=1e4, original_length=32)
-    found = or_pretrained(searched, shape, TwoPerplexities())
+    factors = or_pretrained(searched, shape, TwoPerplexities())
     if not taken:
-        assert found == searched
+        assert factors == searched
         return
-    assert found.identity() == {
+    assert factors.identity() == {
         "factors": [1.0] * 8,
         "num_start_tokens": 0,
         "attention_scale": 1.0,
     }
-    assert found.provenance == {"seed": 3, "perplexity": pretrained}
-    assert (found.method, found.target_length) == ("longrope", 32)
+    assert factors.provenance == {"seed": 3, "perplexity": pretrained}
+    assert (factors.method, factors.target_length) == ("longrope", 32)
 
 
 # Settings -----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from longrope.models.rotary import install
 from longrope.rope.factors import RopeFactors
 from longrope.runtime import Input
 from longrope.stages import finetune
-from longrope.training.parallel import Layout, Pieces, Places
+from longrope.training.parallel import Layout, MicroBatchSampler, RowShards
 from longrope.training.rows import Chunks, Mixed, Skipped, Windows
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
@@ -91,8 +91,8 @@ def test_an_epoch_has_every_token_once_but_for_less_than_a_row(
     assert {(len(row), tuple(row[: len(begin)])) for row in epoch} == {(length, begin)}
     left = sum(lengths) + len(lengths) - sum(token > 0 for row in epoch for token in row)
     assert 0 <= left < length
-    found = [token for row in epoch for token in row if token > 1]
-    assert len(set(found)) == len(found)
+    tokens = [token for row in epoch for token in row if token > 1]
+    assert len(set(tokens)) == len(tokens)
     firsts = {1000 * number for number in range(1, len(lengths) + 1)}
     lasts = {1000 * number + size - 1 for number, size in enumerate(lengths, start=1)}
     for place, before, after in (
@@ -111,8 +111,8 @@ def test_an_epoch_has_every_token_once_but_for_less_than_a_row(
 
 def test_documents_and_rows_are_ordered_by_the_seed_and_by_nothing_read_before(tmp_path):
     store = write_documents(tmp_path / "tokens", [5] * 60)
-    one, again, other = (packed(store, seed=seed) for seed in (0, 0, 1))
-    rows = rows_of(one, 50)
+    chunks, again, other = (packed(store, seed=seed) for seed in (0, 0, 1))
+    rows = rows_of(chunks, 50)
     assert rows_of(again, 50) == rows
     assert [again[index]["input_ids"].tolist() for index in reversed(range(50))] == rows[::-1]
     assert set(map(tuple, rows_of(other, 27))) != set(map(tuple, rows[:27])), "other neighbours"
@@ -129,16 +129,16 @@ def test_any_number_of_processes_trains_on_the_same_packed_rows_in_every_step(
     layouts = [Layout(groups * size, rank, size) for rank in range(groups * size)]
     steps = [[] for _ in range(3)]
     for layout in layouts:
-        pieces = Pieces(chunks, layout)
+        shards = RowShards(chunks, layout)
         # batches of 8 rows, micro-batches of 2
-        micro_batches = list(Places(layout, 24, 2))
+        micro_batches = list(MicroBatchSampler(layout, 24, 2))
         for number, places in enumerate(micro_batches):
             step = steps[number * 3 // len(micro_batches)]
-            step.extend(pieces[place]["input_ids"].tolist() for place in places)
-    for step, found in enumerate(steps):
+            step.extend(shards[place]["input_ids"].tolist() for place in places)
+    for step, rows_of_step in enumerate(steps):
         rows = rows_of(chunks, 24)[8 * step : 8 * step + 8]
         parts = [row[at : at + 16 // size] for row in rows for at in range(0, 16, 16 // size)]
-        assert sorted(found) == sorted(parts)
+        assert sorted(rows_of_step) == sorted(parts)
 
 
 def test_passkeys_hide_in_packed_text_too(tmp_path):
@@ -175,10 +175,10 @@ def test_every_token_of_a_packed_row_sees_all_before_it_whatever_rows_are_made_o
             )
     install(model, geometry(model, ORIGINAL_LENGTH))
     settings = SETTINGS | {"num_steps": 1, "batch_size": 2}
-    found = parallel_runs.training.train(
+    result = parallel_runs.training.train(
         model, rows, **node_settings.training(settings), work=tmp_path, micro_batch_size=2
     )
-    assert found.log[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert result.log[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 # Too little ---------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_packing_is_in_the_digest_and_its_absence_is_not(tmp_path):
     workflow_files.write_experiment(tmp_path)
     (plain,) = workflow_files.planned(tmp_path, pack_documents=False).of("finetune")
     (node,) = workflow_files.planned(tmp_path, pack_documents=True).of("finetune")
-    before, after = (one.settings.identity()["training"] for one in (plain, node))
+    before, after = (spec.settings.identity()["training"] for spec in (plain, node))
     assert "pack_documents" not in before
     assert after == before | {"pack_documents": True}
 

@@ -29,7 +29,7 @@ from longrope.errors import UserError
 from longrope.plan import build as plan
 from longrope.settings import loading as configuration
 from longrope.settings.training import ParallelSettings, check_division
-from longrope.training.parallel import Layout, Pieces, Places
+from longrope.training.parallel import Layout, MicroBatchSampler, RowShards
 from longrope.training.tiling import activations_in_main_memory, return_summed_loss
 
 SCRIPT = Path(parallel_runs.__file__)
@@ -60,19 +60,21 @@ def test_every_optimizer_step_takes_the_rows_that_one_process_takes(groups, size
     batch = groups * micro * more
     layouts = [Layout(groups * size, rank, size) for rank in range(groups * size)]
     assert all(layout.accumulation(batch, micro) == more for layout in layouts)
-    places = [list(Places(layout, 3 * batch, micro)) for layout in layouts]
+    places = [list(MicroBatchSampler(layout, 3 * batch, micro)) for layout in layouts]
     for step in range(3):
-        own = [list(chain(*rows[step * more : (step + 1) * more])) for rows in places]
-        taken = sorted(chain(*own[::size]))
+        by_process = [list(chain(*rows[step * more : (step + 1) * more])) for rows in places]
+        taken = sorted(chain(*by_process[::size]))
         assert taken == list(range(step * batch, (step + 1) * batch))
         # those of a group work on the same rows
-        assert all(own[rank] == own[rank - rank % size] for rank in range(len(layouts)))
+        assert all(
+            by_process[rank] == by_process[rank - rank % size] for rank in range(len(layouts))
+        )
 
 
 def test_the_pieces_of_a_row_make_the_row_and_every_token_but_the_last_has_its_target():
     rows = Rows(12, 1)
-    pieces = [Pieces(rows, Layout(3, rank, 3))[0] for rank in range(3)]
-    whole = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    shards = [RowShards(rows, Layout(3, rank, 3))[0] for rank in range(3)]
+    whole = {name: torch.cat([piece[name] for piece in shards]) for name in shards[0]}
     tokens = rows[0]["input_ids"]
     assert torch.equal(whole["input_ids"], tokens)
     assert whole["position_ids"].tolist() == list(range(12))
@@ -103,10 +105,10 @@ def test_as_many_of_sixteen_processes_share_a_row_as_divide_it_and_all_heads(
     monkeypatch, length, query_heads, groups, expected
 ):
     monkeypatch.setenv("WORLD_SIZE", "16")
-    told = {"num_attention_heads": query_heads, "num_key_value_heads": groups}
-    assert Layout.of(ParallelSettings(), length, told).group_size == expected
-    assert Layout.of(ParallelSettings(zero_stage=0), length, told).group_size == 1
-    lacking = told | {"model_type": "gpt_neox"}
+    heads = {"num_attention_heads": query_heads, "num_key_value_heads": groups}
+    assert Layout.of(ParallelSettings(), length, heads).group_size == expected
+    assert Layout.of(ParallelSettings(zero_stage=0), length, heads).group_size == 1
+    lacking = heads | {"model_type": "gpt_neox"}
     assert Layout.of(ParallelSettings(), length, lacking).group_size == 1
     assert Layout.of(ParallelSettings(), 1024, {}).group_size == 16
 
@@ -132,8 +134,10 @@ def test_a_micro_batch_that_does_not_divide_the_batch_is_refused_before_anything
     if near is None:
         edited(tmp_path, edit)
         return
-    wanted = f"micro_batch_size {micro} must divide finetune.batch_size {batch}; set .* to {near}."
-    with pytest.raises(UserError, match=wanted):
+    sentence = (
+        f"micro_batch_size {micro} must divide finetune.batch_size {batch}; set .* to {near}."
+    )
+    with pytest.raises(UserError, match=sentence):
         edited(tmp_path, edit)
 
 
@@ -152,8 +156,8 @@ def test_how_training_is_spread_is_in_no_digest_and_reaches_its_node(tmp_path):
     for parallel in ({}, {"zero_stage": 2, "sequence_parallel": 2, "tile_length": 64}):
         settings["extension"][0]["finetune"]["parallel"] = parallel
         planned.append(plan.build(configuration.parse(settings, source="small.yaml"), tmp_path))
-    one, other = planned
-    assert one.by_key.keys() == other.by_key.keys()
+    first, other = planned
+    assert first.by_key.keys() == other.by_key.keys()
     (node,) = other.of("finetune")
     expected = ParallelSettings(zero_stage=2, sequence_parallel=2, tile_length=64)
     assert node.runtime.parallel == expected
@@ -197,7 +201,7 @@ def test_tiles_change_neither_loss_nor_gradients_of_any_architecture(model):
     model.train()
     expected = model(input_ids=tokens, labels=tokens, use_cache=False).loss
     expected.backward()
-    wanted = gradients(model)
+    untiled = gradients(model)
     names = list(model.state_dict())
     model.zero_grad()
     return_summed_loss(model, tile_length=7, tiled_mlp=True)
@@ -209,7 +213,7 @@ def test_tiles_change_neither_loss_nor_gradients_of_any_architecture(model):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert list(model.state_dict()) == names
     for name, gradient in gradients(model).items():
-        torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradient, untiled[name], rtol=1e-4, atol=1e-6)
 
 
 def test_kept_hidden_states_go_to_main_memory_and_come_back_as_they_were():
@@ -257,26 +261,26 @@ def runs(tmp_path_factory):
         "killed": killed | {"kill": [1, 5]},
     }
     failing = case(folder / "failing") | {"fail": [1, 1]}
-    found = {"said": []}
+    results_by_name = {"said": []}
     results = folder / "results.json"
     for more in (cases, {"resumed": killed, "failing": failing}):
         texts = json.dumps(list(more.values())), results
         done = torchrun(SCRIPT, *texts, TORCH_EXTENSIONS_DIR=str(compiled))
         assert done.returncode != 0, "the last of the cases ends the job"
-        found |= dict(zip(more, json.loads(results.read_text()), strict=False))
-        found["said"].append(done.stderr)
-    found["compiled"] = list(compiled.glob("*"))
-    found["curves"] = folder / "curves"
-    return found
+        results_by_name |= dict(zip(more, json.loads(results.read_text()), strict=False))
+        results_by_name["said"].append(done.stderr)
+    results_by_name["compiled"] = list(compiled.glob("*"))
+    results_by_name["curves"] = folder / "curves"
+    return results_by_name
 
 
 @pytest.mark.parametrize("name", ["shared", "tiled"])
 def test_two_processes_that_share_rows_have_the_losses_and_gradients_of_one(runs, name, tmp_path):
     alone = parallel_runs.compute(case(tmp_path, length=1024, micro_batch_size=2))
     assert len(alone["log"]) == len(runs[name]["log"]) == 3
-    for one, two in zip(alone["log"], runs[name]["log"], strict=True):
+    for single, two in zip(alone["log"], runs[name]["log"], strict=True):
         for key in ("loss", "grad_norm", "learning_rate"):
-            assert two[key] == pytest.approx(one[key], rel=1e-5), key
+            assert two[key] == pytest.approx(single[key], rel=1e-5), key
 
 
 @pytest.mark.parametrize("architecture", GROUPED)
@@ -284,9 +288,9 @@ def test_two_processes_share_the_heads_of_every_architecture_with_groups(
     runs, architecture, tmp_path
 ):
     alone = parallel_runs.compute(case(tmp_path, architecture=architecture))
-    for one, two in zip(alone["log"], runs[architecture]["log"], strict=True):
+    for single, two in zip(alone["log"], runs[architecture]["log"], strict=True):
         for key in ("loss", "grad_norm"):
-            assert two[key] == pytest.approx(one[key], rel=1e-5), key
+            assert two[key] == pytest.approx(single[key], rel=1e-5), key
 
 
 @pytest.mark.parametrize("name", ["mixed", "divided"])
@@ -294,9 +298,9 @@ def test_two_processes_have_the_losses_and_gradients_of_one_on_rows_of_short_pie
     runs, name, tmp_path
 ):
     alone = parallel_runs.compute(case(tmp_path, mixed=True, micro_batch_size=2))
-    for one, two in zip(alone["log"], runs[name]["log"], strict=True):
+    for single, two in zip(alone["log"], runs[name]["log"], strict=True):
         for key in ("loss", "grad_norm"):
-            assert two[key] == pytest.approx(one[key], rel=1e-5), key
+            assert two[key] == pytest.approx(single[key], rel=1e-5), key
 
 
 def test_two_groups_of_two_processes_have_the_losses_and_gradients_of_one(tmp_path):
@@ -306,11 +310,11 @@ def test_two_groups_of_two_processes_have_the_losses_and_gradients_of_one(tmp_pa
     done = torchrun(SCRIPT, json.dumps(four), results, processes=4)
     assert done.returncode == 0, done.stderr[-3000:]
     assert list((tmp_path / "four").iterdir()) == [tmp_path / "four" / "_checkpoints-zero3-4x2"]
-    (found,) = json.loads(results.read_text())
+    (result,) = json.loads(results.read_text())
     alone = parallel_runs.compute(case(tmp_path))
-    for one, two in zip(alone["log"], found["log"], strict=True):
+    for single, two in zip(alone["log"], result["log"], strict=True):
         for key in ("loss", "grad_norm"):
-            assert two[key] == pytest.approx(one[key], rel=1e-5), key
+            assert two[key] == pytest.approx(single[key], rel=1e-5), key
 
 
 def test_of_several_processes_the_first_alone_writes_curves(runs):
@@ -327,8 +331,8 @@ def test_two_processes_that_share_rows_resume_after_a_kill_to_the_same_bits(runs
     assert resumed["weights"] == whole["weights"]
     keys = ("step", "loss", "grad_norm", "learning_rate")
     assert len(whole["log"]) == 6
-    for one, two in zip(resumed["log"], whole["log"], strict=True):
-        assert [one[key] for key in keys] == [two[key] for key in keys]
+    for again, two in zip(resumed["log"], whole["log"], strict=True):
+        assert [again[key] for key in keys] == [two[key] for key in keys]
 
 
 def test_divided_weights_are_watched_as_whole_ones_are_and_do_not_notice(runs, tmp_path):
@@ -339,8 +343,8 @@ def test_divided_weights_are_watched_as_whole_ones_are_and_do_not_notice(runs, t
     text = {"text": str(tokens), "watched": str(tokens)}
     alone = parallel_runs.compute(case(tmp_path, num_steps=6, scaled=True, **text))
     assert len(alone["watched"]) == 8  # two lengths at steps 0, 2, 4 and 6
-    for one, two in zip(alone["watched"], whole["watched"], strict=True):
-        assert two == one | {"perplexity": pytest.approx(one["perplexity"], rel=1e-4)}
+    for single, two in zip(alone["watched"], whole["watched"], strict=True):
+        assert two == single | {"perplexity": pytest.approx(single["perplexity"], rel=1e-4)}
 
 
 def test_a_process_that_dies_ends_the_job_and_its_signal_is_shown(runs):
@@ -358,9 +362,9 @@ def test_two_processes_with_weights_or_optimizer_in_main_memory_have_the_losses_
     runs, name, tmp_path
 ):
     alone = parallel_runs.compute(case(tmp_path))
-    for one, two in zip(alone["log"], runs[name]["log"], strict=True):
+    for single, two in zip(alone["log"], runs[name]["log"], strict=True):
         for key in ("loss", "grad_norm"):
-            assert two[key] == pytest.approx(one[key], rel=1e-5), key
+            assert two[key] == pytest.approx(single[key], rel=1e-5), key
 
 
 def test_two_processes_under_autocast_have_the_losses_of_one_but_for_its_rounding(runs, tmp_path):
@@ -369,13 +373,13 @@ def test_two_processes_under_autocast_have_the_losses_of_one_but_for_its_roundin
     # are not, weights part by the last float32 bit from step 3 on, and one that bfloat16 then rounds the
     # other way moves the gradients of all.
     for name in ("autocast", "travelling"):
-        for one, two in zip(alone["log"], runs[name]["log"], strict=True):
-            assert two["loss"] == pytest.approx(one["loss"], rel=3e-3)
+        for single, two in zip(alone["log"], runs[name]["log"], strict=True):
+            assert two["loss"] == pytest.approx(single["loss"], rel=3e-3)
     # The first rate is 0, so steps 1 and 2 have the same weights: products of whole rows are rounded alike
     # and float32 sums of gradients differ in their order, by 1e-7; sent in bfloat16, by 1e-5.
-    for one, two in zip(alone["log"][:2], runs["travelling"]["log"], strict=False):
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
-        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=2e-6)
+    for single, two in zip(alone["log"][:2], runs["travelling"]["log"], strict=False):
+        assert two["loss"] == pytest.approx(single["loss"], rel=1e-6)
+        assert two["grad_norm"] == pytest.approx(single["grad_norm"], rel=2e-6)
 
 
 def test_nothing_is_compiled_on_a_cpu(runs):
@@ -439,9 +443,9 @@ def shell_command(folder, group_size):
     arguments = ("-n", "-p", "--until", "finetune_model")
     done = workflow_runs.run(folder, "small.yaml", *arguments)
     assert done.returncode == 0, done.stderr
-    told = (done.stdout + done.stderr).split("rule finetune_model:")[1]
-    resources = re.search(r"resources: (.*)", told)
-    command = re.search(r"OMP_WAIT_POLICY=PASSIVE (.* run finetune/.*)", told)
+    script = (done.stdout + done.stderr).split("rule finetune_model:")[1]
+    resources = re.search(r"resources: (.*)", script)
+    command = re.search(r"OMP_WAIT_POLICY=PASSIVE (.* run finetune/.*)", script)
     return shlex.split(command[1]), dict(pair.split("=") for pair in resources[1].split(", "))
 
 
@@ -465,8 +469,8 @@ def test_the_rule_starts_a_process_per_gpu_and_on_several_nodes_through_srun(tmp
     recipe = (ROOT / "tests/slurm/several_nodes.smk").read_text()
     for word in script.split()[1:]:
         assert word in recipe
-    wanted = {"gres": "gpu:8", "nodes": "2", "tasks": "2", "tasks_per_gpu": "0", "mpi": "srun"}
-    assert wanted.items() <= resources.items()
+    expected = {"gres": "gpu:8", "nodes": "2", "tasks": "2", "tasks_per_gpu": "0", "mpi": "srun"}
+    assert expected.items() <= resources.items()
 
 
 def test_what_a_launcher_left_in_the_environment_is_not_followed(monkeypatch, capsys):

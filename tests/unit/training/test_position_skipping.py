@@ -13,7 +13,7 @@ from tiny_models import ORIGINAL_LENGTH, build
 from longrope.errors import UserError
 from longrope.models.loading import geometry
 from longrope.models.rotary import RowPositions, install
-from longrope.training.packed_attention import attention_within_pieces
+from longrope.training.packed_attention import attention_within_segments
 from longrope.training.rows import Skipped, skipping_positions
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
@@ -64,10 +64,10 @@ def test_a_row_across_a_jump_is_one_document_in_every_architecture(model):
         ).logits
         rotary = install(model, geometry(model, ORIGINAL_LENGTH))
         rotary.row_positions = RowPositions(positions, (0,))
-        with attention_within_pieces(rotary, model.config._attn_implementation):
+        with attention_within_segments(rotary, model.config._attn_implementation):
             places = torch.arange(40)[None]
-            found = model(input_ids=tokens, position_ids=places, use_cache=False).logits
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+            logits = model(input_ids=tokens, position_ids=places, use_cache=False).logits
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_row_is_trained_on_at_its_positions(tmp_path):
@@ -86,10 +86,10 @@ def test_a_row_is_trained_on_at_its_positions(tmp_path):
         ]
     install(model, geometry(model, ORIGINAL_LENGTH))
     settings = parallel_runs.SETTINGS | {"num_steps": 1}
-    found = parallel_runs.training.train(
+    result = parallel_runs.training.train(
         model, rows, **node_settings.training(settings), work=tmp_path, micro_batch_size=2
     )
-    assert found.log[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert result.log[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert model.base_model.rotary_emb.row_positions is None, "whoever measures next is not misled"
 
 
@@ -103,7 +103,7 @@ def test_skipping_is_in_the_digest_and_its_absence_is_not(tmp_path):
     (node,) = workflow_files.planned(tmp_path, text_length=target // 2, position_skipping=True).of(
         "finetune"
     )
-    before, after = (one.settings.identity()["training"] for one in (plain, node))
+    before, after = (spec.settings.identity()["training"] for spec in (plain, node))
     assert "position_skipping" not in before
     assert after == before | {"position_skipping": True}
 

@@ -54,10 +54,10 @@ def test_all_that_is_known_of_earlier_steps_can_be_read_when_a_step_begins(token
     reader = Reader(tmp_path / "work")
     recorder, watch, log = trained(tokens, reader.work, reader)
     watched = [2, 2, 2, 2, 4, 4]
-    for step, (found, looks) in enumerate(zip(reader.read, watched, strict=True)):
-        assert found == {"log": step, "measured": step, "watched": looks}
+    for step, (known, looks) in enumerate(zip(reader.read, watched, strict=True)):
+        assert known == {"log": step, "measured": step, "watched": looks}
     end = lines(reader.work)
-    assert end["measured"] == recorder.measured and end["watched"] == watch.found
+    assert end["measured"] == recorder.measured and end["watched"] == watch.entries
     assert [entry["loss"] for entry in end["log"]] == [entry["loss"] for entry in log]
 
 
@@ -115,7 +115,7 @@ def step(recorder, number, work):
 
 
 def test_memory_that_a_step_gives_back_is_in_the_peak_and_not_in_what_is_held(tmp_path):
-    kept = []
+    blocks = []
 
     def pages():
         # 400 MB of touched pages; blocks of this size go back to the system
@@ -124,9 +124,9 @@ def test_memory_that_a_step_gives_back_is_in_the_peak_and_not_in_what_is_held(tm
     recorder = Recorder(tmp_path, tokens_per_step=TOKENS)
     before = step(recorder, 1, lambda: None)
     passing = step(recorder, 2, lambda: pages().sum())
-    holding = step(recorder, 3, lambda: kept.append(pages()))
+    holding = step(recorder, 3, lambda: blocks.append(pages()))
     held = psutil.Process().memory_info().rss / 2**20
-    kept.clear()
+    blocks.clear()
     given_back = step(recorder, 4, lambda: None)
     resident = [
         entry["resident_memory_mb"] - before["resident_memory_mb"]
@@ -172,15 +172,15 @@ def test_the_peak_of_a_gpu_is_that_of_the_step_alone(tmp_path, monkeypatch):
 
     gpu.hold(10)
     recorder = Recorder(tmp_path, tokens_per_step=TOKENS)
-    found = [step(recorder, number, lambda n=n: work(n)) for number, n in enumerate((5, 90, 20))]
-    assert [entry["peak_gpu_memory_mb"] for entry in found] == [15.0, 100.0, 30.0]
+    measured = [step(recorder, number, lambda n=n: work(n)) for number, n in enumerate((5, 90, 20))]
+    assert [entry["peak_gpu_memory_mb"] for entry in measured] == [15.0, 100.0, 30.0]
 
 
 def test_speed_is_tokens_of_the_step_by_its_seconds(tmp_path, monkeypatch):
     times = iter([100.0, 104.0])
     monkeypatch.setattr(recording.time, "monotonic", lambda: next(times))
-    found = step(Recorder(tmp_path, tokens_per_step=TOKENS), 1, lambda: None)
-    assert (found["step"], found["seconds"], found["tokens_per_second"]) == (1, 4.0, 64.0)
+    measured = step(Recorder(tmp_path, tokens_per_step=TOKENS), 1, lambda: None)
+    assert (measured["step"], measured["seconds"], measured["tokens_per_second"]) == (1, 4.0, 64.0)
 
 
 # The bar ------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def trained(folder, *more):
     recorder = Recorder(folder, tokens_per_step=4 * 64, curves=folder / "curves")
     watch = watched_trainings.watch(tokens)
     _, log = watched_trainings.trained(tokens, folder / "work", recorder, watch, *more)
-    return recorder.measured, watch.found, log
+    return recorder.measured, watch.entries, log
 
 
 def read(folder):
@@ -44,14 +44,14 @@ def near(entries, key):
 
 
 def test_its_curves_are_those_of_the_files(tmp_path):
-    measured, found, log = trained(tmp_path)
+    measured, watched, log = trained(tmp_path)
     curves = read(tmp_path)
     for key in ("loss", "learning_rate", "grad_norm"):
         assert curves.pop(f"train/{key}") == near(log, key)
     for key in ("seconds", "tokens_per_second", "resident_memory_mb", "peak_memory_so_far_mb"):
         assert curves.pop(f"measured/{key}") == near(measured, key)
     for length in (64, 256):
-        seen = [entry for entry in found if entry["length"] == length]
+        seen = [entry for entry in watched if entry["length"] == length]
         assert [entry["step"] for entry in seen] == LOOKED_AT
         assert curves.pop(f"watched/perplexity_{length}") == near(seen, "perplexity")
     assert curves == {}
@@ -71,10 +71,10 @@ def test_curves_of_a_resumed_training_have_every_step_once(tmp_path):
 
 
 def test_without_the_package_they_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
-    found = importlib.util.find_spec
+    find_spec = importlib.util.find_spec
 
     def without(name, *args):
-        return None if name == "tensorboard" else found(name, *args)
+        return None if name == "tensorboard" else find_spec(name, *args)
 
     monkeypatch.setattr(importlib.util, "find_spec", without)
     with pytest.raises(UserError, match=r"needs the package tensorboard, .* 'longrope.train.'"):

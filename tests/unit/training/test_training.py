@@ -107,8 +107,8 @@ def test_training_lowers_the_loss_and_logs_every_step(tokens, tmp_path):
 def test_a_smaller_micro_batch_gives_the_same_losses(tokens, tmp_path):
     _, whole = trained(tokens, tmp_path / "whole", micro_batch_size=4)
     _, split = trained(tokens, tmp_path / "split", micro_batch_size=2)
-    for one, other in zip(whole, split, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    for expected, other in zip(whole, split, strict=True):
+        assert expected["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 def test_a_half_written_checkpoint_is_removed_and_the_one_before_is_used(tmp_path):
@@ -141,10 +141,10 @@ def test_training_killed_in_the_middle_resumes_to_the_same_weights(tokens, tmp_p
     resumed, log = trained(tokens, work)
     whole, expected = trained(tokens, tmp_path / "whole")
     assert [entry["loss"] for entry in log] == [entry["loss"] for entry in expected]
-    for (name, one), other in zip(
+    for (name, weight), other in zip(
         resumed.state_dict().items(), whole.state_dict().values(), strict=True
     ):
-        assert torch.equal(one, other), name
+        assert torch.equal(weight, other), name
 
 
 def test_a_tuned_model_is_written_with_its_factors_and_plain_rope(tokens, tmp_path):

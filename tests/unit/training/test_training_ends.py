@@ -166,13 +166,17 @@ def runs(tmp_path_factory):
     # what was said to torchrun reaches all
     second["told all"] = shared | {"terminate launcher": [0, 3]}
     third = {"resumed all": shared, "whole all": shared | {"work": str(folder / "whole all")}}
-    script, results, found = Path(parallel_runs.__file__), folder / "results.json", {"said": []}
+    script, results, results_by_name = (
+        Path(parallel_runs.__file__),
+        folder / "results.json",
+        {"said": []},
+    )
     for more in (first, second, third):
         done = torchrun(script, json.dumps(list(more.values())), results)
         assert (done.returncode == 0) == (more is third), done.stderr[-5000:]
-        found |= dict(zip(more, json.loads(results.read_text()), strict=False))
-        found["said"].append(done.stderr)
-    return found | {"folder": folder}
+        results_by_name |= dict(zip(more, json.loads(results.read_text()), strict=False))
+        results_by_name["said"].append(done.stderr)
+    return results_by_name | {"folder": folder}
 
 
 @pytest.mark.parametrize("name", DIVERGING)

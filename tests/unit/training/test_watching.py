@@ -36,10 +36,10 @@ def tokens(tmp_path):
     return write_tokens(tmp_path / "tokens")
 
 
-def assert_same(one, other):
-    for mine, theirs in zip(one[1], other[1], strict=True):
+def assert_same(result, other):
+    for mine, theirs in zip(result[1], other[1], strict=True):
         assert [mine[key] for key in KEYS] == [theirs[key] for key in KEYS]
-    for name, weight in one[0].items():
+    for name, weight in result[0].items():
         assert torch.equal(weight, other[0][name]), name
 
 
@@ -47,9 +47,9 @@ def test_both_perplexities_are_those_of_forward_passes_over_the_documents(tokens
     model = build("llama")
     plain = build("llama")
     install(model, geometry(model, 64)).use(FACTORS)
-    found = watch(tokens).measure(7, model)
+    entries = watch(tokens).measure(7, model)
     texts = [TokenStore(tokens).document(number, 0, 256) for number in (0, 2)]
-    for entry, length, judged in zip(found, (64, 256), (plain, model), strict=True):
+    for entry, length, judged in zip(entries, (64, 256), (plain, model), strict=True):
         rows = torch.from_numpy(np.stack([text[:length] for text in texts]))
         with torch.no_grad():
             # its loss is the mean over all tokens of both rows
@@ -71,10 +71,10 @@ def test_a_watched_training_has_the_bits_of_an_unwatched_one(tokens, tmp_path, p
     watcher = watch(tokens, dtype=changes.get("dtype", "float32"))
     watched = trained(tokens, tmp_path / "watched", watcher, parallel=parallel, **changes)
     assert_same(watched, trained(tokens, tmp_path / "alone", parallel=parallel, **changes))
-    steps = [(entry["step"], entry["length"]) for entry in watcher.found]
+    steps = [(entry["step"], entry["length"]) for entry in watcher.entries]
     assert steps == [(step, length) for step in (0, 4, 6) for length in (64, 256)]
     # what is trained on is like what is watched
-    assert watcher.found[-1]["perplexity"] < watcher.found[1]["perplexity"]
+    assert watcher.entries[-1]["perplexity"] < watcher.entries[1]["perplexity"]
 
 
 KILLED = """
@@ -99,8 +99,8 @@ def test_a_killed_training_resumes_to_the_same_bits_and_the_same_perplexities(to
     resumed, whole = watch(tokens, every_steps=1), watch(tokens, every_steps=1)
     after = trained(tokens, work, resumed)
     assert_same(after, trained(tokens, tmp_path / "whole", whole))
-    assert resumed.found == whole.found
-    assert [entry["step"] for entry in whole.found] == [step for step in range(7) for _ in "ab"]
+    assert resumed.entries == whole.entries
+    assert [entry["step"] for entry in whole.entries] == [step for step in range(7) for _ in "ab"]
 
 
 def test_what_was_seen_is_a_file_of_the_node_beside_an_unchanged_log(tmp_path):
@@ -108,14 +108,14 @@ def test_what_was_seen_is_a_file_of_the_node_beside_an_unchanged_log(tmp_path):
     for name in ("alone", "watched"):
         (tmp_path / name).mkdir()
         key, path = write_store(tmp_path / name, tmp_path / name / "store")
-        told = json.loads(path.read_text())
+        summary = json.loads(path.read_text())
         if name == "watched":
-            node = told["nodes"][key]
+            node = summary["nodes"][key]
             node["inputs"]["watched"] = node["inputs"]["tokens"]
             node["runtime"] |= {"chunk_length": 64}
             node["runtime"].setdefault("parallel", {})["tensorboard"] = True
             node["runtime"]["watch"] = {"every_steps": 3, "num_documents": 1}
-            path.write_text(json.dumps(told))
+            path.write_text(json.dumps(summary))
         compute_node({"key": key, "plan": str(path), "store": str(tmp_path / name / "store")})
         seen[name] = tmp_path / name / "store" / key
     lines = (seen["watched"] / "watched.jsonl").read_text().splitlines()
@@ -153,8 +153,8 @@ def test_watching_is_in_no_digest_and_its_documents_reach_the_node(tmp_path):
     assert node.key == before.key and node.settings == before.settings
     assert node.runtime.watch == Watched(every_steps=50, num_documents=2)
     assert node.inputs["watched"].label == "random-llama-words-test"
-    told = json.loads(watched.to_json())["nodes"][node.key]
-    assert told["inputs"]["watched"] == node.inputs["watched"].key
+    described = json.loads(watched.to_json())["nodes"][node.key]
+    assert described["inputs"]["watched"] == node.inputs["watched"].key
     written = tmp_path / "plan.json"
     written.write_text(watched.to_json())
     assert node.key in nodes.read(written).by_key
