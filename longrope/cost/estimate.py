@@ -83,7 +83,7 @@ class Estimate:
 
 
 def estimate(work: Work, shape: Shape, machine: Machine) -> Estimate:
-    """Return what a node costs on a machine; nodes that do not compute cost nothing that is known."""
+    """Estimate what a node costs on a machine; empty for kinds that run no model."""
     if isinstance(work.settings, FinetuneNode):
         return _training(work.settings, work.runtime, shape, machine)
     if isinstance(work.settings, ScoringUse):
@@ -161,10 +161,10 @@ def _training(
         moved = shape.checkpoint_bytes(at_once // size) if parallel.offload_activations else 0
         return _states(weights, trained.parameters, parallel, processes) + activations - moved
 
-    kept = _offloaded(weights, trained.parameters, parallel)
+    moved_bytes = _offloaded(weights, trained.parameters, parallel)
     if parallel.offload_activations:
-        kept += shape.checkpoint_bytes(at_once)
-    memory = _Memory("train", weights, held, kept)
+        moved_bytes += shape.checkpoint_bytes(at_once)
+    memory = _Memory("train", weights, held, moved_bytes)
     batch = {"batch_size": training.batch_size, "micro_batch_size": micro}
     counts = range(1, MOST_GPUS + 1)
     gpus = memory.gpus(machine, [n for n in counts if parallel.can_spread(n, divided, **batch)])
@@ -184,7 +184,7 @@ class _Trained:
 
     parameters: int
     added: int = 0
-    """those of them that are adapters, and no part of the model"""
+    """of these, parameters of adapters, which are no part of the model"""
 
 
 def _trained(shape: Shape, lora: LoraSettings | None) -> _Trained:
@@ -222,7 +222,7 @@ def _offloaded(weights: int, trained: int, parallel: ParallelSettings) -> int:
 
 
 MOST_GPUS = 1024
-"""beyond which no number is tried"""
+"""largest number that is tried"""
 
 # Memory -------------------------------------------------------------------------------------------
 
@@ -268,7 +268,7 @@ class _Memory:
         }
 
 
-# What a job asks for ------------------------------------------------------------------------------
+# Resources of jobs --------------------------------------------------------------------------------
 
 MEMORY_SAFETY = 1.5
 """over the estimate; glibc's allocator held up to 1.3 times the increment in the embedded default"""
@@ -279,14 +279,14 @@ SNAKEMAKE_MB = 500
 LEAST_MB = 1500
 LEAST_MINUTES = 10
 LONGEST_MINUTES = 7 * 24 * 60
-"""no partition of many sites runs a job for longer; one that is cut off is tried again and goes on"""
+"""limit of many sites' partitions; a job that is cut off is resumed by its next attempt"""
 UNKNOWN_MINUTES = 1440
-"""where the shape or the work is not known"""
+"""where the shape or the number of passes is not known"""
 UNKNOWN_MB = {"finetune": 256_000, "search": 64_000, "readjust": 64_000, "evaluate": 64_000}
 """on a machine with GPUs, enough for a 7B model"""
 UNKNOWN_CPU_MB = 4000
 NO_GPU = {"fetch": (2000, 240), "tokenize": (4000, 240)}
-"""kinds that never use one -> MB and minutes; their cost hangs on files that are not there yet"""
+"""kinds that never use one -> MB and minutes; their cost depends on files that are not there yet"""
 
 
 @dataclass(frozen=True)
@@ -303,12 +303,12 @@ class Requirements:
 def requirements(
     work: Work, shape: Shape | None, machine: Machine, attempt: int = 1
 ) -> Requirements:
-    """Return what a node's job asks for; memory and time grow with the attempt.
+    """Return the resources that a node's job requests; memory and time grow with the attempt.
 
     Args:
         work: a node.
         shape: of its model, None where it is not known.
-        machine: what the jobs run on.
+        machine: of the jobs.
         attempt: 1 for the first.
 
     Raises:
@@ -339,11 +339,11 @@ def requirements(
 
 
 def together(parts: Iterable[Requirements]) -> Requirements:
-    """Return what one job asks for that computes several nodes one after the other."""
-    all_of = list(parts)
+    """Combine the requests of nodes that one job computes one after the other."""
+    requests = list(parts)
     return Requirements(
-        gpus_per_node=max(one.gpus_per_node for one in all_of),
-        nodes=max(one.nodes for one in all_of),
-        mem_mb=max(one.mem_mb for one in all_of),
-        runtime_minutes=min(LONGEST_MINUTES, sum(one.runtime_minutes for one in all_of)),
+        gpus_per_node=max(each.gpus_per_node for each in requests),
+        nodes=max(each.nodes for each in requests),
+        mem_mb=max(each.mem_mb for each in requests),
+        runtime_minutes=min(LONGEST_MINUTES, sum(each.runtime_minutes for each in requests)),
     )

@@ -16,7 +16,7 @@ HEAD_ROWS = 256
 OPTIMIZER_BYTES = 12
 """of a parameter besides itself: gradient and two moments of Adam, float32"""
 CHECKPOINT_BYTES = 4
-"""of a number that checkpointing keeps: under autocast the residual stream stays float32"""
+"""of a number that checkpointing stores: under autocast the residual stream stays float32"""
 
 _REQUIRED = (
     *("num_hidden_layers", "hidden_size", "num_attention_heads"),
@@ -44,27 +44,27 @@ class Shape:
     """architecture, as transformers names it"""
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> "Shape | None":
-        """Return the shape that a config.json's words tell, None where they do not tell enough."""
-        if any(told.get(name) is None for name in _REQUIRED):
+    def of(cls, config: Mapping[str, Any]) -> "Shape | None":
+        """Return the shape that the keys of a config.json describe, None if one is absent."""
+        if any(config.get(name) is None for name in _REQUIRED):
             return None
-        heads = told["num_attention_heads"]
-        width = told.get("head_dim") or told["hidden_size"] // heads
+        heads = config["num_attention_heads"]
+        width = config.get("head_dim") or config["hidden_size"] // heads
         return cls(
-            layers=told["num_hidden_layers"],
-            hidden=told["hidden_size"],
+            layers=config["num_hidden_layers"],
+            hidden=config["hidden_size"],
             head=width,
             queries=heads * width,
-            keys=(told.get("num_key_value_heads") or heads) * width,
-            intermediate=told["intermediate_size"],
-            vocabulary=told["vocab_size"],
-            tied=bool(told.get("tie_word_embeddings", False)),
-            model_type=told.get("model_type"),
+            keys=(config.get("num_key_value_heads") or heads) * width,
+            intermediate=config["intermediate_size"],
+            vocabulary=config["vocab_size"],
+            tied=bool(config.get("tie_word_embeddings", False)),
+            model_type=config.get("model_type"),
         )
 
     @property
     def attention(self) -> dict[str, Any]:
-        """Words of the config.json that say among how many processes attention can be divided."""
+        """Keys of config.json that limit among how many processes attention can be divided."""
         return {
             "model_type": self.model_type,
             "num_attention_heads": self.queries // self.head,
@@ -123,7 +123,7 @@ class Shape:
         return BYTES[dtype] * self.parameters
 
     def scoring_bytes(self, tokens: int, chunk: int, dtype: str) -> int:
-        """Return what scoring T tokens holds besides weights, at its peak.
+        """Return the peak bytes of scoring T tokens, besides weights.
 
         Hidden states of all T; and either one layer's keys and values of all T with what a chunk needs
         inside a layer, or the logits of a few rows.
@@ -134,7 +134,7 @@ class Shape:
         return self.hidden * size * tokens + max(inside, self._logits_bytes(size))
 
     def chunk_bytes(self, chunk: int, dtype: str) -> int:
-        """Return the temporaries of a chunk inside a layer: of its MLP or of its attention.
+        """Return the bytes of a chunk's temporaries inside a layer: of its MLP or of its attention.
 
         MLP: residual, normed, and three of width I. Attention: normed, queries, outputs over the past
         and over itself; their shares and sum in float32. Beside both, cosines and sines of a head.
@@ -145,35 +145,35 @@ class Shape:
         return chunk * (max(mlp, attention) + 2 * size * self.head)
 
     def _logits_bytes(self, size: int) -> int:
-        """Logits, their float32 copy where they are not, and the log-softmax of the loss."""
+        """Return the bytes of logits, a float32 copy of others, and the log-softmax of the loss."""
         copy = 4 if size != 4 else 0
         return HEAD_ROWS * self.vocabulary * (size + copy + 4)
 
     def generation_bytes(self, tokens: int, dtype: str) -> int:
-        """Return what an ordinary forward pass holds: all layers' keys and values, all logits twice."""
+        """Return the bytes of an ordinary forward pass: all layers' keys and values, all logits twice."""
         size = BYTES[dtype]
-        kept = self.hidden + 2 * self.layers * self.keys + 2 * self.vocabulary
-        return kept * size * tokens + self.chunk_bytes(tokens, dtype)
+        numbers = self.hidden + 2 * self.layers * self.keys + 2 * self.vocabulary
+        return numbers * size * tokens + self.chunk_bytes(tokens, dtype)
 
     def activation_bytes(
         self, tokens: int, dtype: str, *, checkpointing: bool, logits: int | None = None
     ) -> int:
-        """Return what T tokens of a micro-batch hold where their backward pass begins.
+        """Return the bytes of T tokens of a micro-batch when their backward pass begins.
 
         The logits count three times, in float32: log-softmax, its gradient and theirs. `logits` says of how
         many tokens they are there at once, None for all.
         """
         layer = self._saved_by_layer(dtype) * tokens
-        kept = self.checkpoint_bytes(tokens) + layer if checkpointing else self.layers * layer
+        stored = self.checkpoint_bytes(tokens) + layer if checkpointing else self.layers * layer
         at_once = tokens if logits is None else min(tokens, logits)
-        return kept + at_once * 3 * 4 * self.vocabulary
+        return stored + at_once * 3 * 4 * self.vocabulary
 
     def checkpoint_bytes(self, tokens: int) -> int:
-        """Return what checkpointing keeps of T tokens: the input of every layer."""
+        """Return the bytes that checkpointing stores of T tokens: the input of every layer."""
         return tokens * self.layers * self.hidden * CHECKPOINT_BYTES
 
     def _saved_by_layer(self, dtype: str) -> int:
-        """Bytes that autograd keeps of a token in one layer.
+        """Return the bytes that autograd stores of a token in one layer.
 
         Each of two norms: its input, the normed input and the result. Attention: queries, keys, values
         and output. The MLP: gate, its activation, up, and their product.

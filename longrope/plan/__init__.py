@@ -1,1 +1,1 @@
-"""Settings to the graph of nodes, and where each node is in a store."""
+"""The graph of nodes that settings describe, and the status of each node in a store."""

@@ -1,4 +1,4 @@
-"""Settings to the graph of nodes. Pure but for reading the catalogue and hashing local raw files.
+"""Builder of the graph of nodes. Pure but for reading the catalogue and hashing local raw files.
 
 Nothing here imports torch: the Snakefile imports it at every parse.
 """
@@ -63,7 +63,7 @@ def build(config: Config, root: Path, raw_files: RawFiles | None = None) -> Plan
 
 
 class _Builder:
-    """Collects nodes; every method adds what one section of the settings asks for."""
+    """Collector of nodes; each method adds those of one section of the settings."""
 
     def __init__(self, config: Config, root: Path, raw_files: RawFiles) -> None:
         self.config = config
@@ -76,7 +76,7 @@ class _Builder:
             chunk_length=config.chunk_length, micro_batch_size=config.micro_batch_size
         )
         self.base: dict[str, Node | Raw] = {}
-        """roles of the base model: `model` and, alike, `tokenizer`"""
+        """role `model` -> the base model, whose files include the tokenizer's"""
 
     def add_all(self) -> None:
         """Add every node of the configuration."""
@@ -114,7 +114,7 @@ class _Builder:
         return self.nodes.setdefault(f"{kind}/{name}", node)
 
     def _code(self, modules: tuple[str, ...]) -> tuple[str, dict[str, str]]:
-        """Return the identity of modules and its parts, found once however many nodes share them."""
+        """Return the identity of modules and its parts, computed once however many nodes share them."""
         if modules not in self._codes:
             parts = {name: part[:12] for name, part in self.code.parts(modules).items()}
             self._codes[modules] = self.code.identity(modules), parts
@@ -151,25 +151,25 @@ class _Builder:
     # Extension ------------------------------------------------------------------------------------
 
     def _add_extension(self) -> list[Node]:
-        """Add searches and fine-tunings; return the nodes that hold factors, tuned one and after."""
-        kept: list[Node] = []
+        """Add searches and fine-tunings; return the nodes with factors from the last fine-tuning on."""
+        factor_nodes: list[Node] = []
         model: Node | Raw = self.base["model"]
         tuned: Node | None = None
         tuned_length = 0
         for step in self.config.extension:
             if step.finetune is None and tuned is not None:
-                kept.append(self._second_search(step, tuned, tuned_length))
+                factor_nodes.append(self._second_search(step, tuned, tuned_length))
                 continue
             search = self._base_search(step.target_length, step.search)
             if step.finetune is None:
-                kept = [search]
+                factor_nodes = [search]
                 continue
             tuned = self._add_finetune(step, step.finetune, model, search)
-            model, tuned_length, kept = tuned, step.target_length, [tuned]
-        return kept
+            model, tuned_length, factor_nodes = tuned, step.target_length, [tuned]
+        return factor_nodes
 
     def _model_use(self) -> dict[str, Any]:
-        """Return the settings by which every stage that loads a model does it alike."""
+        """Return the settings that all stages that load a model share."""
         model = self.config.model
         return {
             "original_length": model.original_length,
@@ -179,7 +179,7 @@ class _Builder:
         }
 
     def _method(self, search: SearchSettings | None, length: int) -> SearchMethod:
-        """Return how factors for a length are searched."""
+        """Return the search method for a length."""
         chosen = search or self.config.search
         return chosen.as_base(SearchMethod, algorithm=chosen.algorithm.at(length))
 
@@ -209,7 +209,7 @@ class _Builder:
     def _search_sources(
         self, search: SearchSettings | None, model: Node | Raw
     ) -> dict[str, Node | Raw]:
-        """Return what a search of a model reads: its documents, and a tokenizer to plant needles."""
+        """Return the inputs of a search: model, documents, and a tokenizer to plant needles."""
         chosen = search or self.config.search
         sources = {"model": model, "tokens": self._tokens(chosen.documents)}
         needs_tokenizer = chosen.objective == "needle"
@@ -265,11 +265,11 @@ class _Builder:
         training = finetune.as_base(TrainingSettings, text_length=text_length)
         return FinetuneNode(training=training, seed=self.config.seed, **self._model_use())
 
-    def _add_readjust(self, kept: list[Node]) -> Node:
+    def _add_readjust(self, factor_nodes: list[Node]) -> Node:
         """Add the search of short-length factors; the node holds the whole table by length."""
         readjust = self.config.readjust
         assert readjust is not None
-        extended = kept[0]
+        extended = factor_nodes[0]
         if extended.kind != "finetune":
             raise UserError(
                 "readjust needs a fine-tuned model: give a step of extension a finetune."
@@ -287,7 +287,7 @@ class _Builder:
             **self._model_use(),
         )
         sources = self._search_sources(chosen, extended)
-        sources |= {f"factors-{index}": node for index, node in enumerate(kept)}
+        sources |= {f"factors-{index}": node for index, node in enumerate(factor_nodes)}
         name = f"{self.config.model.name}-ft{tuned_length}"
         modules = algorithm_modules(settings)
         return self._add("readjust", name, settings, sources, modules=modules)
@@ -311,7 +311,7 @@ class _Builder:
             self._add_evaluation(task.task, "tuned", "longrope", extended)
 
     def _task_sources(self, task: PlannedTask) -> dict[str, Node | Raw]:
-        """Return what a task reads besides a model and factors."""
+        """Return the inputs of a task besides a model and factors."""
         sources: dict[str, Node | Raw] = {"tokenizer": self.base["model"]}
         sources |= {role: self._tokens(ref) for role, ref in task.documents.items()}
         if isinstance(task, BenchmarkSettings):

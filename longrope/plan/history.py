@@ -1,6 +1,6 @@
-"""Why a finished node is not the planned one: what differs between two specifications, in words. Pure.
+"""Differences between the specifications of a planned and a finished node, in words. Pure.
 
-A specification is what a plan file says of a node, and a manifest under `node`.
+A specification is the entry of a node in a plan file, or `node` in a manifest.
 """
 
 import json
@@ -16,7 +16,7 @@ LONGEST_VALUE = 60
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that makes a node another one than before."""
+    """One difference between two specifications."""
 
     about: str
     """setting, input, file, code or version"""
@@ -27,23 +27,23 @@ class Difference:
 
 
 def differences(now: Spec, before: Spec) -> list[Difference]:
-    """Return everything that a node's digest is made of and that changed, settings first."""
-    found = [*_settings(now, before), *_inputs(now, before), *_files(now, before)]
-    return [*found, *_code(now, before), *_versions(now, before)]
+    """Return all changed components of a node's digest, settings first."""
+    components = (_settings, _inputs, _files, _code, _versions)
+    return [difference for compare in components for difference in compare(now, before)]
 
 
-def only_code(found: list[Difference]) -> bool:
-    """Tell whether nothing but code differs, so that accepting the code brings the node back."""
-    return {difference.about for difference in found} == {"code"}
+def only_code(changes: list[Difference]) -> bool:
+    """Return whether only code differs, so that accepting the code brings the node back."""
+    return {difference.about for difference in changes} == {"code"}
 
 
 def code_name(spec: Spec) -> str:
-    """Return what `longrope accept` calls the code of a node: `search`, `evaluate.passkey`."""
-    own = [str(module).rpartition(".")[2] for module in spec.get("modules", ())]
-    return ".".join([str(spec["kind"]), *own])
+    """Return the name of a node's code in `longrope accept`: `search`, `evaluate.passkey`."""
+    suffixes = [str(module).rpartition(".")[2] for module in spec.get("modules", ())]
+    return ".".join([str(spec["kind"]), *suffixes])
 
 
-# What a digest is made of -------------------------------------------------------------------------
+# Components of a digest ---------------------------------------------------------------------------
 
 
 def _settings(now: Spec, before: Spec) -> Iterator[Difference]:
@@ -61,7 +61,7 @@ def _inputs(now: Spec, before: Spec) -> Iterator[Difference]:
 
 
 def _replaced(key: str | None, earlier: str | None) -> str:
-    """Say how an input changed, by the names of nodes without their digests."""
+    """Describe how an input changed, by the names of nodes without their digests."""
     name, before = ((text or "").rpartition("-")[0] for text in (key, earlier))
     if key is None:
         return f"{before} is not read any more"

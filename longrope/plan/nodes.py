@@ -53,7 +53,7 @@ class Node:
     @cached_property
     def digest(self) -> str:
         """The sha256 over all that determines this node's output."""
-        made_of = {
+        components = {
             "kind": self.kind,
             "settings": self.settings.identity(),
             "inputs": {
@@ -62,11 +62,11 @@ class Node:
             "raw": {role: dict(raw.files) for role, raw in self.raw.items()},
             "code": self.code,
         }
-        return digest(made_of | ({"versions": self.versions} if self.versions else {}))
+        return digest(components | ({"versions": self.versions} if self.versions else {}))
 
     @property
     def name(self) -> str:
-        """Directory name: what it is, and the first digits of its digest."""
+        """Directory name: label and first digits of the digest."""
         return f"{self.label}-{self.digest[:DIGEST_CHARACTERS]}"
 
     @property
@@ -80,7 +80,7 @@ class Node:
         return f"{self.kind}/{self.name}"
 
     def to_json(self) -> dict[str, object]:
-        """Return what a job needs to compute this node."""
+        """Return the entry of a plan file by which a job computes this node."""
         return {
             "kind": self.kind,
             "label": self.label,
@@ -115,11 +115,11 @@ class Plan:
     hardware: str = ""
     """machine that jobs ask for, a name in the table of hardware"""
     shape: Mapping[str, object] = field(default_factory=dict)
-    """what a model costs, in the words of its config.json; empty where nothing tells it"""
+    """shape of the model, by keys of its config.json; empty if it is not known"""
     evaluations_per_job: int = 1
     """evaluations with the same inputs that one job computes"""
     warnings: Sequence[str] = ()
-    """sentences to say aloud when planning; not part of a plan file"""
+    """sentences to print when planning; not part of a plan file"""
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
@@ -134,7 +134,7 @@ class Plan:
         return [node for node in self if node.kind == kind]
 
     def evaluation_batches(self) -> list[list[Node]]:
-        """Return the evaluations in groups for one job each: of the same inputs, so that none waits."""
+        """Return the evaluations in groups for one job each, with the same inputs, so that none waits."""
         alike: dict[frozenset[str], list[Node]] = {}
         for node in self.of("evaluate"):
             alike.setdefault(frozenset(source.key for source in node.inputs.values()), []).append(
@@ -144,7 +144,7 @@ class Plan:
         return [group[i : i + size] for group in alike.values() for i in range(0, len(group), size)]
 
     def to_json(self) -> str:
-        """Return the whole plan as canonical JSON, one job's worth of facts per node."""
+        """Return the whole plan as canonical JSON."""
         names = {name: node.key for name, node in self.nodes.items()}
         nodes = {node.key: node.to_json() for node in self}
         return canonical(
@@ -166,17 +166,17 @@ class Plan:
 
 
 def read(path: Path) -> Plan:
-    """Return the plan that a file holds.
+    """Read a plan file.
 
     Raises:
         ValueError: if the file is not a plan.
     """
-    told = json.loads(path.read_text())
+    content = json.loads(path.read_text())
     made: dict[str, Node] = {}
 
     def node(key: str) -> Node:
         if key not in made:
-            spec = told["nodes"][key]
+            spec = content["nodes"][key]
             made[key] = Node(
                 kind=spec["kind"],
                 label=spec["label"],
@@ -191,9 +191,9 @@ def read(path: Path) -> Plan:
             )
         return made[key]
 
-    nodes = {name: node(key) for name, key in told["names"].items()}
+    nodes = {name: node(key) for name, key in content["names"].items()}
     others = ("experiment", "stand_ins", "hardware", "shape", "evaluations_per_job")
-    return Plan(nodes=nodes, **{name: told[name] for name in others})
+    return Plan(nodes=nodes, **{name: content[name] for name in others})
 
 
 def write_if_changed(plan: Plan, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where a plan's raw things come from: local files, which it hashes, and what has to be fetched.
+"""Sources of a plan: local files, which are hashed, and files to be fetched.
 
 Reads the catalogue, a local config.json and the bytes of local files; nothing here downloads.
 """
@@ -33,15 +33,15 @@ def read_catalogue(path: Path) -> Catalogue:
 
 def installed(packages: Sequence[str]) -> dict[str, str]:
     """Return the installed versions of packages; raises UserError for one that is not there."""
-    found = {}
+    versions = {}
     for name in packages:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             raise UserError(
                 f"identity_versions: package {name!r} is not installed; correct its name or leave it out."
             ) from None
-    return found
+    return versions
 
 
 class Sources:
@@ -74,8 +74,8 @@ class Sources:
             raise UserError(f"model.path: {error}") from None
         if model.bos == "always":
             self._require_bos(folder)
-        found = [path for pattern in MODEL_FILES for path in reading.entries(folder, pattern)]
-        names = sorted({path.name for path in found})
+        paths = [path for pattern in MODEL_FILES for path in reading.entries(folder, pattern)]
+        names = sorted({path.name for path in paths})
         return Raw(model.path, {name: self.raw_files.digest(folder / name) for name in names})
 
     def _require_bos(self, folder: Path) -> None:
@@ -86,7 +86,7 @@ class Sources:
         begin_tokens(folder, self.config.model.bos)
 
     def shape(self) -> dict[str, object]:
-        """Return the base model's shape, as the settings or else its config.json say it; or {}."""
+        """Return the base model's shape from the settings, or else its config.json; {} if unknown."""
         model = self.config.model
         if model.shape is not None:
             return model.shape.model_dump()
@@ -96,11 +96,11 @@ class Sources:
         return {name: config[name] for name in ModelShape.model_fields if name in config}
 
     def warnings(self) -> list[str]:
-        """Return what is to be said aloud of the base model."""
+        """Return warnings about the base model."""
         model = self.config.model
         config = self.shape() if model.path is None else self._model_config()
-        said = length_warning(config, model.original_length) if "model_type" in config else None
-        return [] if said is None else [f"model {model.name}: {said}"]
+        warning = length_warning(config, model.original_length) if "model_type" in config else None
+        return [] if warning is None else [f"model {model.name}: {warning}"]
 
     def _model_config(self) -> dict[str, Any]:
         """Return config.json of a local base model; raises UserError if it cannot be extended."""
@@ -130,7 +130,7 @@ class Sources:
         return self._local_documents(name, source, split)
 
     def _local_documents(self, name: str, source: LocalSource, split: str) -> Raw:
-        """Return the files of a split, which are read by name; found once in the life of the object."""
+        """Return the files of a split in the order of their names; looked up once per object."""
         if (name, split) not in self._local:
             key = f"corpora.{name}.source.files.{split}"
             entries = source.files[split]
@@ -140,7 +140,7 @@ class Sources:
         return self._local[name, split]
 
     def _files_of(self, key: str, entry: str) -> list[str]:
-        """Return the files that a path or a pattern stands for; a hidden one has to be named itself.
+        """Return the files that a path or a pattern stands for; hidden files only by their own name.
 
         Raises:
             UserError: naming `key`, if there is none, or one that holds no documents.
@@ -161,9 +161,9 @@ class Sources:
         return [Path(name).as_posix() for name in names if reading.is_file(self.root / name)]
 
     def _require_listable(self, pattern: str) -> None:
-        """Raise OSError for a folder that a pattern looks into and the system does not let be listed.
+        """Raise OSError for a folder that a pattern covers and the system refuses to list.
 
-        `glob` would leave out its files without a word.
+        `glob` would omit its files silently.
         """
         parts = Path(pattern).parts
         for depth, part in enumerate(parts):
@@ -189,7 +189,7 @@ class Sources:
         )
 
     def _catalogue(self, path: str) -> Catalogue:
-        """Return a catalogue, read once in the life of the object."""
+        """Return a catalogue, read once per object."""
         if path not in self._catalogues:
             self._catalogues[path] = read_catalogue(self.root / path)
         return self._catalogues[path]

@@ -1,4 +1,4 @@
-"""Where each node of a plan stands in a store: finished, running, stale (and why), or missing."""
+"""Status of each node of a plan in a store: finished, running, stale (and why), or missing."""
 
 import json
 import os
@@ -20,7 +20,7 @@ STATES = ("done", "running", "stale", "missing")
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """One node in a store."""
+    """Status of one node in a store."""
 
     state: str
     """one of STATES"""
@@ -36,13 +36,13 @@ class NodeStatus:
 
 
 def survey(plan: Plan, store: Path) -> dict[str, NodeStatus]:
-    """Return the standing of every node by its directory; each folder of the store is listed once."""
+    """Return the status of every node by its directory; each folder of the store is listed once."""
     earlier = _Earlier(store)
     held = gc.held(store)
-    return {node.key: _standing(node, store, earlier, held) for node in plan}
+    return {node.key: _node_status(node, store, earlier, held) for node in plan}
 
 
-def _standing(node: Node, store: Path, earlier: "_Earlier", held: set[str]) -> NodeStatus:
+def _node_status(node: Node, store: Path, earlier: "_Earlier", held: set[str]) -> NodeStatus:
     if reading.is_file(store / node.key / "DONE"):
         return NodeStatus("done", _manifest(store / node.key))
     if node.key in held:
@@ -69,12 +69,12 @@ class _Earlier:
         """Return the finished node of the same kind and label whose manifest is the newest."""
         if node.kind not in self._kinds:
             self._kinds[node.kind] = self._by_label(self._store / node.kind)
-        found = [
+        manifests = [
             path / "manifest.json"
             for path in self._kinds[node.kind].get(node.label, [])
             if all(reading.is_file(path / mark) for mark in ("DONE", "manifest.json"))
         ]
-        return max(found, key=os.path.getmtime).parent if found else None
+        return max(manifests, key=os.path.getmtime).parent if manifests else None
 
     def _by_label(self, folder: Path) -> Mapping[str, list[Path]]:
         labels: defaultdict[str, list[Path]] = defaultdict(list)
@@ -84,7 +84,7 @@ class _Earlier:
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
-    """Return a manifest; what is none is empty here, and `longrope verify` names it."""
+    """Return a manifest, empty if it is damaged, which `longrope verify` reports."""
     try:
         manifest: dict[str, Any] = json.loads(reading.read_text(directory / "manifest.json"))
         whole = isinstance(manifest["node"], dict) and isinstance(manifest["files"], dict)

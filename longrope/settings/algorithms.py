@@ -1,4 +1,4 @@
-"""Search algorithms: what each can be set to, which module runs it, and how many documents it scores.
+"""Settings of the search algorithms, with the module and the number of scorings of each.
 
 To add one, write its settings here with a `name`, add them to `Algorithm`, and write the module
 `longrope.search.algorithms.{module}` with `make(problem, settings, num_documents, seed)`.
@@ -15,7 +15,7 @@ CLOSED_FORMS = 3
 FIRST_RAMPS = 3
 """ramps that a search over ramps starts from: `longrope.search.algorithms.curves.RAMPS`"""
 SELECTED = 4
-"""individuals of a final selection at most"""
+"""most individuals of a final selection"""
 GRADIENT_COST = 4
 """scored documents that a gradient counts as: forward, forward again in every layer, and a backward
 pass of twice a forward one; measured 3.4 on the embedded model"""
@@ -28,7 +28,7 @@ class AlgorithmSettings(Settings):
     """module of `longrope.search.algorithms` that makes it"""
 
     def max_scorings(self, num_documents: int, num_start_tokens: int) -> int:
-        """Return how often a document is scored at most; a gradient counts as 4 times.
+        """Return an upper bound on the number of scored documents; a gradient counts as 4.
 
         Args:
             num_documents: documents of the search.
@@ -99,7 +99,7 @@ class CmaSettings(AlgorithmSettings):
 
 
 class RampSettings(AlgorithmSettings):
-    """Base of the algorithms that begin at the best of some ramps."""
+    """Base class: algorithms that start from the best of some preset ramps."""
 
     start_documents: int = Field(
         3, gt=0, description="documents the closed forms and the first ramps are compared on"
@@ -113,7 +113,7 @@ class RampSettings(AlgorithmSettings):
 
     @property
     def moves(self) -> int:
-        """Individuals that the moves away from the first ramp cost."""
+        """Individuals scored in the moves away from the first ramp."""
         raise NotImplementedError
 
     def max_scorings(self, num_documents: int, num_start_tokens: int) -> int:
@@ -163,7 +163,7 @@ class GradientSettings(RampSettings):
 
     @property
     def moves(self) -> int:
-        """Individuals that the steps cost."""
+        """Individuals that the steps count as."""
         return GRADIENT_COST * self.num_steps
 
 

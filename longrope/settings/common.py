@@ -15,7 +15,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Revision = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 Dtype = Literal["float32", "bfloat16"]
 CHUNK_LENGTH = 4096
-"""tokens scored at once, unless said otherwise"""
+"""default number of tokens scored at once"""
 AttentionScale = Literal["yarn", "su"] | Annotated[float, Field(gt=0)]
 
 
@@ -41,7 +41,7 @@ class InDigest:
 NOT_IN_DIGEST = InDigest("never")
 """changes no result, or is hashed otherwise, as an input is"""
 UNLESS_DEFAULT = InDigest("unless default")
-"""added after results existed: its default must stay what the code did before"""
+"""added after results existed: its default must reproduce them"""
 
 
 S = TypeVar("S", bound="Settings")

@@ -1,4 +1,4 @@
-"""A whole experiment, and what its sections must agree on."""
+"""A whole experiment, and the constraints between its sections."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Reading a configuration file, with the settings that are laid over it."""
+"""Loading of a configuration file, with overrides."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """
     raw = reading.read_yaml(path, "configuration", "give a YAML file")
     if overrides and isinstance(raw, dict):
-        raw = _laid_over(raw, parse_overrides(overrides))
+        raw = _merged(raw, parse_overrides(overrides))
         return parse(raw, source=f"{path} with --config")
     return parse(raw, source=str(path))
 
@@ -56,7 +56,7 @@ def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
         key, sign, value = entry.partition("=")
         if not sign or not _KEY.fullmatch(key):
             raise UserError(f"--config takes settings as key=value, got {entry!r}.")
-        settings = _laid_over(settings, {key: _value(value.strip("'\""))})
+        settings = _merged(settings, {key: _value(value.strip("'\""))})
     return settings
 
 
@@ -79,9 +79,9 @@ def _yaml(text: str) -> Any:
     return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  # makes texts, lists and mappings only
 
 
-def _laid_over(settings: Any, over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings after those laid over them, mapping by mapping."""
+def _merged(settings: Any, over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge overrides into settings, mapping by mapping."""
     result = dict(settings) if isinstance(settings, Mapping) else {}
     for key, value in over.items():
-        result[key] = _laid_over(result.get(key), value) if isinstance(value, Mapping) else value
+        result[key] = _merged(result.get(key), value) if isinstance(value, Mapping) else value
     return result

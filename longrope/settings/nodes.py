@@ -24,7 +24,7 @@ from longrope.settings.sources import Bos, RopeScaling
 from longrope.settings.tasks import Task
 from longrope.settings.training import ParallelSettings, TrainingSettings, Watched
 
-# What makes a model --------------------------------------------------------------------------------
+# Base classes --------------------------------------------------------------------------------------
 
 
 class ModelUse(Settings):
@@ -154,7 +154,7 @@ NodeSettings = FetchNode | TokenizeNode | SearchNode | ReadjustNode | FinetuneNo
 
 
 class _Fetch(RootModel[Annotated[FetchNode, Field(discriminator="source")]]):
-    """Picks the kind of fetch by its source."""
+    """Union of the kinds of fetch, discriminated by source."""
 
 
 NODE_SETTINGS: dict[str, type[Settings] | type[_Fetch]] = {

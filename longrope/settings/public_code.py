@@ -1,4 +1,4 @@
-"""Hyper-parameter files of the public code, to the `search` block of a configuration.
+"""Conversion of the public code's hyper-parameter files to the `search` block of a configuration.
 
 The public code runs one algorithm with its own seed, bound, chance of mutation and tries at a crossover: here
 `evolution-public`. It multiplies all counts by `evo_scale`, not the step, and never halves them.
@@ -25,12 +25,12 @@ COUNTS = {
 }
 """key of a file -> key of `search` in a configuration"""
 CROSSOVER_TRIES = 20
-"""of all files that the public code has; `search.public` has no other"""
+"""in all files of the public code; `evolution-public` knows no other number"""
 SUFFIXES = (".yaml", ".yml")
 
 
 def content_of(path: Path) -> dict[str, Any] | None:
-    """Return what a hyper-parameter file holds, None if it is another file."""
+    """Return the content of a hyper-parameter file, None for another file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -39,10 +39,10 @@ def content_of(path: Path) -> dict[str, Any] | None:
 
 
 def read(path: Path, content: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Return the block of a configuration that a file comes to, and in words what it does not hold.
+    """Convert a file to a block of a configuration; also return in words what the block does not hold.
 
     Raises:
-        UserError: if a number is not what a search can be set to.
+        UserError: if a search cannot be set to a number.
     """
     scale = content["evo_scale"]
     if any(type(content[key]) not in (int, float) for key in HYPER_PARAMETERS) or not math.isfinite(
@@ -61,7 +61,7 @@ def read(path: Path, content: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 
 def _check(path: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse what a configuration would refuse; the documents are its own."""
+    """Refuse settings that a configuration would refuse; the documents are placeholders."""
     documents = {"corpus": "any", "split": "validation"}
     validated(SearchSettings, {**settings, "documents": documents}, source=str(path))
 

@@ -72,12 +72,12 @@ def readme_text() -> str:
     """Return the text of config/README.md."""
     schema = Config.model_json_schema()
     models = schema["$defs"]
-    places = {"Config": "top level"} | dict(_places(schema, models, ()))
-    rows = [_section(place, models.get(name, schema), places) for name, place in places.items()]
+    key_paths = {"Config": "top level"} | dict(_key_paths(schema, models, ()))
+    rows = [_section(path, models.get(name, schema), key_paths) for name, path in key_paths.items()]
     return "\n".join([OPENING, *rows])
 
 
-def _places(
+def _key_paths(
     schema: Schema, models: Mapping[str, Schema], path: tuple[str, ...]
 ) -> Iterator[tuple[str, str]]:
     """Yield every model below a schema with the first key path that holds it, parents first."""
@@ -86,12 +86,12 @@ def _places(
         for name in _references(value):
             if name in seen:
                 continue
-            inner = list(_places(models[name], models, (*path, key + _marker(value))))
+            inner = list(_key_paths(models[name], models, (*path, key + _marker(value))))
             title = ".".join((*path, key + _marker(value))) + _kind(models[name])
-            for found, place in [(name, title), *inner]:
-                if found not in seen:
-                    seen.add(found)
-                    yield found, place
+            for model, key_path in [(name, title), *inner]:
+                if model not in seen:
+                    seen.add(model)
+                    yield model, key_path
 
 
 def _marker(schema: Schema) -> str:
@@ -109,8 +109,10 @@ def _kind(model: Schema) -> str:
 def _references(schema: object) -> list[str]:
     """Return the names of the models a schema refers to, in order."""
     if isinstance(schema, Mapping):
-        own = [_name(schema)] if "$ref" in schema else []
-        return own + [n for k, v in schema.items() if k != "discriminator" for n in _references(v)]
+        direct = [_name(schema)] if "$ref" in schema else []
+        return direct + [
+            n for k, v in schema.items() if k != "discriminator" for n in _references(v)
+        ]
     return [n for item in schema for n in _references(item)] if isinstance(schema, list) else []
 
 
@@ -118,39 +120,39 @@ def _name(reference: Schema) -> str:
     return str(reference["$ref"]).rpartition("/")[2]
 
 
-def _section(title: str, schema: Schema, places: Mapping[str, str]) -> str:
+def _section(title: str, schema: Schema, key_paths: Mapping[str, str]) -> str:
     meaning = str(schema["description"]).split("\n\n")[0]
     head = "| key | type | unit and bounds | default | meaning |\n| --- | --- | --- | --- | --- |"
     required = schema.get("required", [])
     rows = [
-        _row(key, value, key in required, places)
+        _row(key, value, key in required, key_paths)
         for key, value in schema.get("properties", {}).items()
     ]
     return "\n".join([f"## {title}", "", meaning, "", head, *rows, ""])
 
 
-def _row(key: str, schema: Schema, required: bool, places: Mapping[str, str]) -> str:
+def _row(key: str, schema: Schema, required: bool, key_paths: Mapping[str, str]) -> str:
     bounds = "; ".join(dict.fromkeys(_bounds(schema)))
     default = "required" if required else f"`{json.dumps(schema.get('default'))}`"
-    cells = [f"`{key}`", _type(schema, places), bounds, default, schema.get("description", "")]
+    cells = [f"`{key}`", _type(schema, key_paths), bounds, default, schema.get("description", "")]
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
-def _type(schema: Schema, places: Mapping[str, str]) -> str:
+def _type(schema: Schema, key_paths: Mapping[str, str]) -> str:
     """Return the type of a value in words."""
     if "$ref" in schema:
-        return f"keys of {places[_name(schema)]}"
+        return f"keys of {key_paths[_name(schema)]}"
     for union in ("anyOf", "oneOf"):
         if union in schema:
-            return " or ".join(_type(member, places) for member in schema[union])
+            return " or ".join(_type(member, key_paths) for member in schema[union])
     if "enum" in schema or "const" in schema:
         values = schema.get("enum", [schema.get("const")])
         return ", ".join(f"`{value}`" for value in values)
     if schema["type"] == "array":
         items = schema.get("items", schema.get("prefixItems", [{}])[0])
-        return f"list of {_type(items, places)}"
+        return f"list of {_type(items, key_paths)}"
     if schema["type"] == "object":
-        return f"name -> {_type(schema['additionalProperties'], places)}"
+        return f"name -> {_type(schema['additionalProperties'], key_paths)}"
     return TYPE_WORDS[schema["type"]]
 
 
@@ -186,7 +188,7 @@ def _bounds(schema: Schema) -> Iterator[str]:
 
 
 def drifted(root: Path) -> list[Path]:
-    """Return the generated files below `root` that are not what the models say."""
+    """Return the generated files below `root` that differ from the models."""
     return [
         path
         for path, text in _texts().items()

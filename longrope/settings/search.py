@@ -32,7 +32,7 @@ class AttentionScales(Settings):
 
 
 class SearchMethod(Settings):
-    """How factors are searched, whatever the documents."""
+    """Method of a factor search, without its documents."""
 
     algorithm: Algorithm = Field(
         AutoSettings(),
@@ -102,35 +102,35 @@ class SearchMethod(Settings):
             )
 
     def max_scorings(self) -> int:
-        """Return how often a search scores a document at most."""
+        """Return an upper bound on the number of documents that a search scores."""
         return self.algorithm.max_scorings(self.num_documents, len(self.start_tokens))
 
 
 def with_algorithm(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return search settings with the algorithm as a mapping.
 
-    Settings of the chosen algorithm that stand beside it, or under its name, as configurations had them
-    once, move into it; the other ones are refused.
+    Settings of the chosen algorithm that stand next to it, or under its name, as in older configurations,
+    move into it; those of others are refused.
 
     Raises:
         ValueError: saying what to write.
     """
-    given = raw.get("algorithm", "auto")
-    algorithm = {"name": given} if isinstance(given, str) else given
+    value = raw.get("algorithm", "auto")
+    algorithm = {"name": value} if isinstance(value, str) else value
     members = {member.model_fields["name"].default: member for member in _ALGORITHMS}
     if not isinstance(algorithm, Mapping) or algorithm.get("name") not in members:
         return {**raw, "algorithm": algorithm}
     name = algorithm["name"]
-    own = members[name].model_fields.keys() - {"name"}
-    beside = {key: value for key, value in raw.items() if key in _MOVED}
-    inside = dict(raw.get(name) or {}) | {k: v for k, v in beside.items() if k in own}
-    others = {*(beside.keys() - own), *(key for key in members if key in raw and key != name)}
+    fields = members[name].model_fields.keys() - {"name"}
+    moved = {key: value for key, value in raw.items() if key in _MOVED}
+    inside = dict(raw.get(name) or {}) | {k: v for k, v in moved.items() if k in fields}
+    others = {*(moved.keys() - fields), *(key for key in members if key in raw and key != name)}
     if others:
         raise ValueError(
             f"{', '.join(sorted(others))} is not read by algorithm {name}; write the settings of an "
             f"algorithm with its name, as algorithm: {{name: {name}, ...}}, and leave the others out"
         )
-    rest = {key: value for key, value in raw.items() if key not in {*beside, name}}
+    rest = {key: value for key, value in raw.items() if key not in {*moved, name}}
     return rest | {"algorithm": {**inside, **algorithm}}
 
 

@@ -1,4 +1,4 @@
-"""The base model and the corpora: where they come from and what they stand in for."""
+"""Sources of the base model and the corpora."""
 
 from typing import Literal, Self
 
@@ -54,7 +54,7 @@ class ModelSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _path_or_hub(self) -> Self:
         if (self.path is None) == (self.hub is None):
             raise ValueError("give exactly one of path and hub")
         return self

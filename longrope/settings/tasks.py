@@ -1,4 +1,4 @@
-"""Evaluation tasks: what each can be set to, what it reads, and what it costs.
+"""Settings of the evaluation tasks, with the inputs and the cost of each.
 
 To add one, write its settings here, give `EvaluateSettings` and `Task` a member, and write the module
 `longrope.tasks.{name}` with `evaluate(subject, settings, inputs, runtime)`.
@@ -74,7 +74,7 @@ class PlannedTask(TaskSettings):
 
     @property
     def documents(self) -> Mapping[str, SplitRef]:
-        """Role of an input -> documents whose token store it is."""
+        """Role of an input -> documents of its token store."""
         return {}
 
 
@@ -173,7 +173,7 @@ class PerplexitySettings(PerplexityTask, PlannedTask):
 
     @property
     def documents(self) -> Mapping[str, SplitRef]:
-        """Role of an input -> documents whose token store it is."""
+        """Role of an input -> documents of its token store."""
         return {f"tokens-{name}": ref for name, ref in self.corpora.items()}
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning under searched factors, and how it is spread over processes."""
+"""Fine-tuning under searched factors, and its spread over processes."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from longrope.settings.common import (
 
 
 class ParallelSettings(Settings):
-    """How fine-tuning is spread over processes and memory; all of it changes results by rounding only."""
+    """Spread of fine-tuning over processes and memory; all of it changes results by rounding only."""
 
     zero_stage: Literal[0, 2, 3] = Field(
         3,
@@ -78,44 +78,44 @@ UNSHARED = {"gpt_neox"}
 """architectures whose rows cannot be shared: DeepSpeed asks for num_key_value_heads, which they lack"""
 
 
-def divided_by_sharing(text_length: int, told: Mapping[str, Any]) -> int:
-    """Return the number that processes which share a row must divide, and any divisor of which will do.
+def divided_by_sharing(text_length: int, config: Mapping[str, Any]) -> int:
+    """Return the number that the processes of a row must divide; any divisor of it is a valid size.
 
     Args:
         text_length: tokens per row.
-        told: words of the model's config.json; heads that it does not tell do not count.
+        config: keys of the model's config.json; absent numbers of heads do not count.
     """
-    if told.get("model_type") in UNSHARED:
+    if config.get("model_type") in UNSHARED:
         return 1
-    return math.gcd(*(count or 0 for count in _divided(text_length, told).values()))
+    return math.gcd(*(count or 0 for count in _divided(text_length, config).values()))
 
 
-def _divided(text_length: int, told: Mapping[str, Any]) -> dict[str, int | None]:
+def _divided(text_length: int, config: Mapping[str, Any]) -> dict[str, int | None]:
     return {
         "text length": text_length,
-        "query heads": told.get("num_attention_heads"),
-        "key-value heads": told.get("num_key_value_heads"),
+        "query heads": config.get("num_attention_heads"),
+        "key-value heads": config.get("num_key_value_heads"),
     }
 
 
-def check_division(size: int, text_length: int, told: Mapping[str, Any]) -> None:
+def check_division(size: int, text_length: int, config: Mapping[str, Any]) -> None:
     """Refuse a length or a model that cannot be divided among the processes that share a row.
 
     Args:
         size: processes that share a row.
         text_length: tokens per row.
-        told: words of the model's config.json; heads that it does not tell are not checked.
+        config: keys of the model's config.json; absent numbers of heads are not checked.
 
     Raises:
         UserError: naming what does not divide.
     """
-    if size > 1 and told.get("model_type") in UNSHARED:
+    if size > 1 and config.get("model_type") in UNSHARED:
         raise UserError(
             f"{size} processes share a row, and DeepSpeed asks for num_key_value_heads, which a "
-            f"{told['model_type']} model does not have; set finetune.parallel.sequence_parallel to 1."
+            f"{config['model_type']} model does not have; set finetune.parallel.sequence_parallel to 1."
         )
-    near = _nearest_divisor(size, divided_by_sharing(text_length, told))
-    for name, count in _divided(text_length, told).items():
+    near = _nearest_divisor(size, divided_by_sharing(text_length, config))
+    for name, count in _divided(text_length, config).items():
         if count is not None and count % size:
             raise UserError(
                 f"{size} processes share a row, which must divide the {count} {name}; set "
@@ -136,9 +136,9 @@ def check_batch(batch_size: int, micro_batch_size: int) -> None:
         )
 
 
-def _nearest_divisor(wanted: int, number: int) -> int:
-    """Return the largest divisor of a number that is not above what is wanted."""
-    return next(size for size in range(wanted, 0, -1) if number % size == 0)
+def _nearest_divisor(limit: int, number: int) -> int:
+    """Return the largest divisor of a number that is at most `limit`."""
+    return next(size for size in range(limit, 0, -1) if number % size == 0)
 
 
 class MixedWindowSettings(Settings):
@@ -154,7 +154,7 @@ class MixedWindowSettings(Settings):
 
 
 class Watched(Settings):
-    """How often and how far perplexity is measured while training."""
+    """Frequency and extent of the measurements of perplexity while training."""
 
     every_steps: int = Field(50, gt=0, description="steps between two looks")
     num_documents: int = Field(2, gt=0, description="documents that are scored at each look")
@@ -230,7 +230,7 @@ class FinetuneSettings(TrainingSettings):
 def check_rows(
     finetune: TrainingSettings, text_length: int, original_length: int, target_length: int
 ) -> None:
-    """Refuse rows whose lengths do not go with the way they are made.
+    """Refuse lengths of rows that do not fit the way rows are made.
 
     Args:
         finetune: how rows are made.
