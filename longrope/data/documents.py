@@ -20,7 +20,7 @@ from longrope.errors import UserError, refusals_explained
 ZSTANDARD_BYTES = 2**16
 """compressed bytes at a time"""
 ZSTANDARD_WINDOW = 2**31
-"""bytes; the longest that `zstd --long=31` writes, where decoders allow 2**27 by themselves"""
+"""bytes; the largest that `zstd --long=31` writes; decoders allow 2**27 by default"""
 SURROGATE = re.compile("[\ud800-\udfff]")
 """half of a character, which JSON can write and UTF-8 cannot"""
 ARRAY_START = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*")
@@ -50,12 +50,12 @@ class Row:
 
 
 class Documents:
-    """The documents of files, in order, counting what was passed over or mended on the way."""
+    """The documents of files, in order, with counts of the rows that were skipped or repaired."""
 
     def __init__(
         self, files: Sequence[Path], column: str, *, empty_rows: EmptyRows = "skip"
     ) -> None:
-        """Take the files; they are read while iterating.
+        """Keep the files, which are read while iterating.
 
         Args:
             files: each of a kind that `FORMATS` reads.
@@ -140,7 +140,7 @@ def _rows(reader: "Reader", path: Path, column: str) -> Iterator[Row]:
 
 
 def readable(names: Sequence[str], *, whole_folder: bool) -> list[str]:
-    """Return the names of files that can be read.
+    """Select the names of files that can be read.
 
     Args:
         names: of files, those of one entry of a configuration.
@@ -150,13 +150,13 @@ def readable(names: Sequence[str], *, whole_folder: bool) -> list[str]:
         UserError: naming the first file that was asked for by name or pattern and cannot be read, or if
             there is none at all.
     """
-    found = [name for name in names if file_end(PurePath(name)) is not None]
-    unknown = sorted(set(names) - set(found))
+    known = [name for name in names if file_end(PurePath(name)) is not None]
+    unknown = sorted(set(names) - set(known))
     if unknown and not whole_folder:
         raise UserError(f"{unknown[0]} cannot be read; {_WHAT_TO_GIVE}")
-    if not found:
+    if not known:
         raise UserError(f"there is no such file; {_WHAT_TO_GIVE}")
-    return found
+    return known
 
 
 def _read_txt(path: Path, column: str) -> Iterator[Row]:
@@ -187,7 +187,7 @@ def _read_json(path: Path, column: str) -> Iterator[Row]:
 
 
 def _elements(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield where each element of a JSON array stands and what it is: an error names its row."""
+    """Yield location and value of each element of a JSON array, so that an error names its row."""
     if EMPTY_ARRAY.fullmatch(text):
         return
     start = ARRAY_START.match(text)
@@ -318,7 +318,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
     """Yield the contents of a file, which may be compressed as the end of its name says."""
     suffix = path.suffix.lower()
     try:
-        # even nothing at all has a header once it is compressed
+        # even an empty file has a header once it is compressed
         if suffix in (".gz", ".zst") and path.stat().st_size == 0:
             raise EOFError
         if suffix == ".zst":
@@ -333,7 +333,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _decompressed(path: Path) -> Iterator[bytes]:
-    """Yield the contents of a Zstandard file of one frame or more; EOFError if it is cut or none."""
+    """Yield the contents of a Zstandard file of one frame or more; EOFError if it is cut or not one."""
     import zstandard
 
     decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTANDARD_WINDOW)

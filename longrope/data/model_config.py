@@ -1,4 +1,4 @@
-"""config.json of a pretrained model: what is read of it, and which models are refused, without torch."""
+"""Checks of a pretrained model's config.json, without torch."""
 
 import json
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size"),
     *("num_hidden_layers", "num_attention_heads"),
 )
-"""keys that must be there: transformers would take those of some model of 7B instead"""
+"""required keys: transformers would assume those of some model of 7B instead"""
 OTHER_SIZES = ("num_key_value_heads", "head_dim", "max_position_embeddings")
-"""keys that may be left out or null"""
+"""keys that may be absent or null"""
 DROPPED_ROPE_TYPES = ("dynamic", "linear", "yarn")
 """blocks that users add to an unchanged checkpoint; the others come with weights trained under them"""
 QUANTISERS = ("quantization_config", "compression_config", "quantization")
 """keys of config.json that say how weights were quantised; MLX writes the last"""
 QUANTISER_FILES = ("quantize_config.json", "quant_config.json")
-"""where older GPTQ and AWQ tools said so"""
+"""files in which older GPTQ and AWQ tools say so"""
 
 Config = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ def require_extensible(name: str, config: Config) -> None:
     """Refuse a model in memory that cannot be extended, as `check_config` refuses files.
 
     Args:
-        name: of the model, for the sentence.
+        name: of the model, for the message.
         config: of the model, as a mapping.
     """
     _require_architecture(name, config)
@@ -70,7 +70,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def require_plain_rope(folder: Path | str, config: Config, rope_scaling: str) -> None:
-    """Refuse a model that was extended before, unless its block is one that may be and is dropped.
+    """Refuse a model that was extended before, unless its rope block may be dropped, and is.
 
     Args:
         folder: of the model.
@@ -110,7 +110,7 @@ def rope_type(config: Config) -> str:
 
 
 def rope_block(config: Config) -> Config:
-    """Return what config.json says of the position embedding; as in transformers, rope_scaling wins."""
+    """Return the rope block of config.json; as in transformers, rope_scaling takes precedence."""
     block = config.get("rope_scaling") or config.get("rope_parameters") or {}
     return block if isinstance(block, Mapping) else {}
 
@@ -128,15 +128,15 @@ def sliding_window(config: Config) -> int | None:
 
 
 def pretrained_length(config: Config) -> tuple[str, int] | None:
-    """Return the window of the pretraining and the key of config.json that tells it, None if none does."""
+    """Return the key of config.json that gives the pretraining window, and the window; None if none does."""
     block = rope_block(config)
-    told = {
+    windows = {
         "sliding_window": sliding_window(config),
         "original_max_position_embeddings": block.get("original_max_position_embeddings")
         or config.get("original_max_position_embeddings"),
         "max_position_embeddings": config.get("max_position_embeddings"),
     }
-    lengths = {key: value for key, value in told.items() if isinstance(value, int)}
+    lengths = {key: value for key, value in windows.items() if isinstance(value, int)}
     if "original_max_position_embeddings" in lengths:
         lengths.pop("max_position_embeddings", None)
     return min(lengths.items(), key=lambda item: item[1]) if lengths else None
@@ -148,7 +148,7 @@ def length_warning(config: Config, original_length: int) -> str | None:
     if pretrained is None or pretrained[1] == original_length:
         return None
     key, length = pretrained
-    # Phi-3 counts the tokens before the own one: 2,047 in its config.json are windows of 2,048.
+    # Phi-3 counts only the tokens before each: 2,047 in its config.json are windows of 2,048.
     if key == "sliding_window" and original_length == length + 1:
         return None
     if key == "sliding_window" and original_length > length:

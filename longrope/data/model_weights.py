@@ -1,7 +1,7 @@
-"""Weights of a pretrained model: the headers of its safetensors beside what config.json asks for.
+"""Checks of a pretrained model's weights: its safetensors headers against config.json.
 
 Reads headers only, a few kilobytes a file. The names and shapes are those that transformers gives the
-supported architectures. None stands for a size that config.json does not tell.
+supported architectures. None stands for a size that config.json does not determine.
 """
 
 import json
@@ -15,14 +15,14 @@ from longrope import reading
 from longrope.errors import UserError
 
 Size = int | None
-Shape = tuple[Size, ...]
+TensorShape = tuple[Size, ...]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FLOATS = ("BF16", "F16", "F32", "F64")
 """safetensors' names of the types that weights may have"""
 PREFIXES = {"gpt_neox": "gpt_neox."}
-"""architecture -> what the names of all but the head begin with, if not `model.`"""
+"""architecture -> prefix of all names but the head's, if not `model.`"""
 HEAD = "lm_head.weight"
 OLD_HEAD = "embed_out.weight"
 """name of the head in files of GPT-NeoX, which transformers renames"""
@@ -41,11 +41,11 @@ class Tensor:
 
 
 def check_weights(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse weights that are not there, cut off, quantised, or not those of the configuration.
+    """Refuse weights that are missing, cut off, quantised, or not those of the configuration.
 
     Args:
         folder: of the model.
-        config: its config.json, as `model_folder.config.read_config` returns it.
+        config: its config.json, as `longrope.data.model_config.read_config` returns it.
 
     Raises:
         UserError: naming the file or the tensor.
@@ -63,11 +63,11 @@ def check_weights(folder: Path, config: Mapping[str, Any]) -> None:
     _require_no_more(folder, expected, saved)
 
 
-# What is there --------------------------------------------------------------------------------------
+# Saved tensors --------------------------------------------------------------------------------------
 
 
 def read_headers(folder: Path) -> dict[str, Tensor]:
-    """Return what the headers of the weights that transformers would load say, by name of the tensor.
+    """Return the header entries of the weights that transformers would load, by name of the tensor.
 
     Raises:
         UserError: if there are no safetensors, shards are missing, or a file is cut off.
@@ -147,17 +147,17 @@ def _read_header(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-# What should be there -------------------------------------------------------------------------------
+# Expected tensors -----------------------------------------------------------------------------------
 
 
-def expected_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
+def expected_shapes(config: Mapping[str, Any]) -> dict[str, TensorShape]:
     """Return name and shape of every tensor of a model, as transformers builds it from a config.json."""
     prefix = _prefix(config)
     hidden, vocabulary = config["hidden_size"], config["vocab_size"]
     embedding, last = "embed_tokens", "norm"
     if config["model_type"] == "gpt_neox":
         embedding, last = "embed_in", "final_layer_norm"
-    shapes: dict[str, Shape] = {f"{prefix}{embedding}.weight": (vocabulary, hidden)}
+    shapes: dict[str, TensorShape] = {f"{prefix}{embedding}.weight": (vocabulary, hidden)}
     layer = dict(_layer_shapes(config))
     for index in range(config["num_hidden_layers"]):
         shapes |= {f"{prefix}layers.{index}.{name}": shape for name, shape in layer.items()}
@@ -167,7 +167,7 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     return shapes | {HEAD: (vocabulary, hidden)}
 
 
-def _layer_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
+def _layer_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, TensorShape]]:
     """Yield name and shape of every tensor of one decoder layer."""
     hidden = config["hidden_size"]
     kind = config["model_type"]
@@ -217,9 +217,9 @@ def _matrices(config: Mapping[str, Any]) -> Iterator[tuple[str, Size, Size, bool
 def _widths(config: Mapping[str, Any]) -> tuple[Size, Size]:
     """Return the width of all query heads, and of all key heads."""
     heads, width = config["num_attention_heads"], _head_width(config)
-    # transformers' default where it is not told: one key head per query head in Llama and Phi-3
-    told = "num_key_value_heads" in config or config["model_type"] in ("llama", "phi3")
-    pairs = config.get("num_key_value_heads") or (heads if told else None)
+    # transformers' default where it is absent: one key head per query head in Llama and Phi-3
+    determined = "num_key_value_heads" in config or config["model_type"] in ("llama", "phi3")
+    pairs = config.get("num_key_value_heads") or (heads if determined else None)
     return _times(heads, width), _times(pairs, width)
 
 
@@ -231,11 +231,11 @@ def _head_width(config: Mapping[str, Any]) -> Size:
     return int(config["hidden_size"]) // int(config["num_attention_heads"])
 
 
-def _times(one: Size, other: Size) -> Size:
-    return None if one is None or other is None else one * other
+def _times(size: Size, factor: Size) -> Size:
+    return None if size is None or factor is None else size * factor
 
 
-# Both beside each other -----------------------------------------------------------------------------
+# Comparison -----------------------------------------------------------------------------------------
 
 
 def _prefix(config: Mapping[str, Any]) -> str:
@@ -249,8 +249,8 @@ def _full_name(name: str, prefix: str) -> str:
     return name if name.startswith(prefix) else prefix + name
 
 
-def _untie(expected: dict[str, Shape], saved: Mapping[str, Tensor]) -> None:
-    """Expect of a tied embedding and head only what is saved; either stands for both."""
+def _untie(expected: dict[str, TensorShape], saved: Mapping[str, Tensor]) -> None:
+    """Expect only the saved one of a tied embedding and head; either stands for both."""
     embedding = next(iter(expected))
     if HEAD not in saved:
         del expected[HEAD]
@@ -261,14 +261,14 @@ def _untie(expected: dict[str, Shape], saved: Mapping[str, Tensor]) -> None:
 def _require_layers(
     folder: Path, config: Mapping[str, Any], saved: Mapping[str, Tensor], prefix: str
 ) -> None:
-    """Refuse more layers than config.json tells, which transformers leaves out without a word."""
-    told = config["num_hidden_layers"]
+    """Refuse more layers than config.json states, which transformers silently omits."""
+    num_layers = config["num_hidden_layers"]
     numbers = re.compile(re.escape(prefix) + r"layers\.(\d+)\.")
-    found = 1 + max((int(m[1]) for name in saved if (m := numbers.match(name))), default=-1)
-    if found > told:
+    num_saved = 1 + max((int(m[1]) for name in saved if (m := numbers.match(name))), default=-1)
+    if num_saved > num_layers:
         raise UserError(
-            f"{folder} holds weights of {found} layers where config.json says num_hidden_layers: {told}; "
-            "correct config.json, or remove the other layers' weights."
+            f"{folder} holds weights of {num_saved} layers where config.json says num_hidden_layers: "
+            f"{num_layers}; correct config.json, or remove the other layers' weights."
         )
 
 
@@ -283,7 +283,9 @@ def _require_no_quantised(folder: Path, saved: Mapping[str, Tensor]) -> None:
         )
 
 
-def _require_all(folder: Path, expected: Mapping[str, Shape], saved: Mapping[str, Tensor]) -> None:
+def _require_all(
+    folder: Path, expected: Mapping[str, TensorShape], saved: Mapping[str, Tensor]
+) -> None:
     missing = [name for name in expected if name not in saved]
     if missing:
         raise UserError(
@@ -292,7 +294,7 @@ def _require_all(folder: Path, expected: Mapping[str, Shape], saved: Mapping[str
         )
 
 
-def _require_shape(folder: Path, name: str, shape: Shape, saved: tuple[int, ...]) -> None:
+def _require_shape(folder: Path, name: str, shape: TensorShape, saved: tuple[int, ...]) -> None:
     same = len(shape) == len(saved) and all(
         size is None or size == other for size, other in zip(shape, saved, strict=True)
     )
@@ -305,9 +307,9 @@ def _require_shape(folder: Path, name: str, shape: Shape, saved: tuple[int, ...]
 
 
 def _require_no_more(
-    folder: Path, expected: Mapping[str, Shape], saved: Mapping[str, Tensor]
+    folder: Path, expected: Mapping[str, TensorShape], saved: Mapping[str, Tensor]
 ) -> None:
-    """Refuse weights that transformers would leave out without a word, such as biases."""
+    """Refuse weights that transformers would silently omit, such as biases."""
     more = [name for name in saved if name not in expected and not BUFFERS.search(name)]
     if more:
         raise UserError(

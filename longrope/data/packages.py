@@ -88,12 +88,12 @@ def download(package: Package, folder: Path) -> Path:
 
 
 def _pip_download(package: Package, scratch: Path) -> Path:
-    wanted = scratch / "wanted.txt"
-    wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--disable-pip-version-check", "--require-hashes", "--dest", str(scratch)]
     command += _archive_options(package)
-    done = subprocess.run([*command, "-r", str(wanted)], capture_output=True, text=True)
+    done = subprocess.run([*command, "-r", str(requirements)], capture_output=True, text=True)
     fetched = scratch / package.file
     if done.returncode != 0 or not fetched.exists():
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]

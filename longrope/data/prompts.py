@@ -2,7 +2,7 @@
 
 The wording is the one of Mohtashami and Jaggi 2023, Landmark Attention (arXiv:2305.16300), which the
 published passkey results use; the filler is its classic sentence or text of a book.
-A prompt is one text and is encoded whole, because the tokens of a piece depend on what stands before it:
+A prompt is one text and is encoded whole, because the tokens of a part depend on what stands before it:
 tokenizers of the Llama-2 kind put a space before every text, and an answer encoded alone has one too many.
 """
 

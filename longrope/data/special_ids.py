@@ -1,4 +1,4 @@
-"""Whether config.json, generation_config.json and the tokenizer of a model agree on special tokens and sizes.
+"""Agreement of a model's config.json, generation_config.json and tokenizer on special tokens and sizes.
 
 Read as JSON, without transformers or the tokenizer itself, so that a plan can check a local folder.
 """
@@ -60,15 +60,15 @@ def end_token(folder: Path, default: int | list[int] | None = None) -> int:
     ids = _ids(folder / "config.json", "eos", None)
     if ids:
         return ids[0]
-    found = named_tokens(folder).get("eos")
-    if found is None and default is not None:
+    named = named_tokens(folder).get("eos")
+    if named is None and default is not None:
         return default[0] if isinstance(default, list) else default
-    if found is None:
+    if named is None:
         raise UserError(
             f"{folder} names no EOS, which ends every document of a training (eos_token_id in config.json, "
             "eos_token in tokenizer_config.json); name it in one of them."
         )
-    return found[1]
+    return named[1]
 
 
 def named_tokens(folder: Path) -> dict[str, tuple[str, int]]:
@@ -89,18 +89,18 @@ def _compare(
     folder: Path, role: str, stated: Mapping[str, list[int]], named: tuple[str, int] | None
 ) -> None:
     sets = [set(ids) for ids in stated.values() if ids]
-    told = ", ".join(f"{ids} in {name}" for name, ids in stated.items() if ids)
+    listing = ", ".join(f"{ids} in {name}" for name, ids in stated.items() if ids)
     if named is not None and sets and not any(named[1] in ids for ids in sets):
         raise UserError(
-            f"{folder}: {role}_token_id is {told}, but the tokenizer's {role}_token {named[0]!r} is "
+            f"{folder}: {role}_token_id is {listing}, but the tokenizer's {role}_token {named[0]!r} is "
             f"{named[1]}; correct whichever is wrong."
         )
     if named is None and len(sets) == 2 and not sets[0] & sets[1]:
-        raise UserError(f"{folder}: {role}_token_id is {told}; correct whichever is wrong.")
+        raise UserError(f"{folder}: {role}_token_id is {listing}; correct whichever is wrong.")
 
 
 def _ids(path: Path, role: str, size: int | None) -> list[int]:
-    """Return the ids of a role in a configuration of transformers; none, one or several."""
+    """Return all ids of a role in a configuration of transformers."""
     key = f"{role}_token_id"
     value = _read(path).get(key)
     ids = value if isinstance(value, list) else [] if value is None else [value]
@@ -117,11 +117,11 @@ def _ids(path: Path, role: str, size: int | None) -> list[int]:
 
 def _named(folder: Path, tokens: Mapping[str, int]) -> dict[str, tuple[str, int]]:
     """Return text and id of the special tokens that the tokenizer's configuration names, by role."""
-    found = {}
+    named = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        told = _read(folder / name)
+        content = _read(folder / name)
         for role in ROLES:
-            token = told.get(f"{role}_token")
+            token = content.get(f"{role}_token")
             text = token.get("content") if isinstance(token, dict) else token
             if text is None:
                 continue
@@ -130,8 +130,8 @@ def _named(folder: Path, tokens: Mapping[str, int]) -> dict[str, tuple[str, int]
                     f"{folder / name}: {role}_token {text!r} is no token of tokenizer.json; correct it."
                 )
             if text in tokens:
-                found[role] = (text, tokens[text])
-    return found
+                named[role] = (text, tokens[text])
+    return named
 
 
 def _vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
@@ -146,9 +146,9 @@ def _vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
 def _read(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, empty if there is no such file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError:
         raise UserError(f"{path} is not valid JSON; save the model again.") from None
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

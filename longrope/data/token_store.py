@@ -1,4 +1,4 @@
-"""Token stores: texts encoded piece by piece into one flat memory-mapped array with offsets and names.
+"""Token stores: texts encoded in segments into one flat memory-mapped array with offsets and names.
 
 Long documents never become one Python list.
 """
@@ -30,8 +30,8 @@ Tokens = tuple[NDArray[np.int64], NDArray[np.int64]]
 def encode(encoder: Encoder, text: str) -> Iterator[NDArray[np.int64]]:
     """Yield the tokens of one text in arrays that join to the encoding of the whole.
 
-    Pieces overlap; two neighbours are joined in the middle of the overlap, where neither can see an end
-    of its piece. Where they disagree even there, as inside an endless word, they become one piece.
+    Segments overlap; two neighbours are joined in the middle of the overlap, where neither can see an end
+    of its segment. Where they disagree even there, as inside an endless word, they become one segment.
     """
     step = SEGMENT_CHARACTERS - OVERLAP_CHARACTERS
     starts = range(0, max(1, len(text) - OVERLAP_CHARACTERS), step)
@@ -39,11 +39,11 @@ def encode(encoder: Encoder, text: str) -> Iterator[NDArray[np.int64]]:
     held: Tokens | None = None
     for first in range(0, len(starts), 16):
         group = starts[first : first + 16]
-        pieces = [text[start : start + SEGMENT_CHARACTERS] for start in group]
-        for start, encoding in zip(group, encode_plain(encoder, pieces), strict=True):
-            piece = _tokens(encoding, start)
+        segments = [text[start : start + SEGMENT_CHARACTERS] for start in group]
+        for start, encoding in zip(group, encode_plain(encoder, segments), strict=True):
+            segment = _tokens(encoding, start)
             if held is not None:
-                cut = _join(held, piece, start + OVERLAP_CHARACTERS // 2)
+                cut = _join(held, segment, start + OVERLAP_CHARACTERS // 2)
                 if cut is None:
                     both = text[held_start : start + SEGMENT_CHARACTERS]
                     (encoding,) = encode_plain(encoder, [both])
@@ -51,7 +51,7 @@ def encode(encoder: Encoder, text: str) -> Iterator[NDArray[np.int64]]:
                     continue
                 yield held[0][(held[1] >= begin) & (held[1] < cut)]
                 begin = cut
-            held, held_start = piece, start
+            held, held_start = segment, start
     if held is not None:
         yield held[0][held[1] >= begin]
 
@@ -62,7 +62,7 @@ def _tokens(encoding: Any, start: int) -> Tokens:
 
 
 def _join(left: Tokens, right: Tokens, middle: int) -> int | None:
-    """Return the first character after `middle` where a token begins, None if the pieces differ there."""
+    """Return the first character after `middle` where a token begins, None if the segments differ there."""
     margin = OVERLAP_CHARACTERS // 4
     near = [(at >= middle - margin) & (at < middle + margin) for _, at in (left, right)]
     if not all(np.array_equal(a[near[0]], b[near[1]]) for a, b in zip(left, right, strict=True)):
@@ -99,13 +99,13 @@ class TokenStore:
 
     def long_enough(self, length: int, what: str) -> list[int]:
         """Return the documents of at least `length` tokens; UserError, naming `what`, if none is."""
-        found = np.flatnonzero(self.lengths >= length).tolist()
-        if not found:
+        indices = np.flatnonzero(self.lengths >= length).tolist()
+        if not indices:
             raise UserError(
                 f"{what}: no document has {length} tokens, the longest has {self.lengths.max()}; "
                 "ask for shorter lengths or give the corpus longer documents."
             )
-        return [int(index) for index in found]
+        return [int(index) for index in indices]
 
 
 def write_store(
@@ -134,7 +134,7 @@ def write_tokens(
     *,
     join_to: int | None = None,
 ) -> None:
-    """Write documents that are tokens already: names, and arrays that join to each; else as `write_store`."""
+    """Write documents given as tokens: names, and arrays that join to each; else as `write_store`."""
     dtype = np.dtype(np.uint16 if vocabulary_size <= 2**16 else np.uint32)
     index = _Index(join_to)
     with (folder / "tokens.bin").open("wb") as stream:
@@ -164,7 +164,7 @@ class _Index:
         self._pending = 0
 
     def add(self, name: str, count: int) -> None:
-        """Close a document here, unless what is open is still shorter than it should be."""
+        """Close a document here, unless the open one is still shorter than `join_to`."""
         self._open.append(name)
         self._pending += count
         if self._join_to is None or self._pending >= self._join_to:

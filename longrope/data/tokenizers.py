@@ -43,10 +43,10 @@ def load_encoder(folder: Path) -> Tokenizer:
     except Exception as error:  # the library raises plain Exception
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not a tokenizer of the tokenizers library: {reason}.") from None
-    # A saved tokenizer may remember to cut or pad what it encodes, without a word.
+    # A saved tokenizer may silently truncate or pad.
     encoder.no_truncation()
     encoder.no_padding()
-    # What reads like a special token inside a text is text: <s> in a page on tokenizers begins nothing.
+    # The text of a special token inside a document is text: <s> in a page on tokenizers begins nothing.
     encoder.encode_special_tokens = True
     return encoder
 
@@ -78,7 +78,7 @@ def num_unscored(begin: Sequence[int]) -> int:
 
 
 def bos_label(begin: Sequence[int]) -> str:
-    """Return what tables say of the ids that every window begins with."""
+    """Return the label that tables give to the ids that every window begins with."""
     return "yes" if begin else "no"
 
 

@@ -62,7 +62,7 @@ def nll_gradient(
 
 @dataclass
 class _Turns:
-    """Cosines and sines of all layers, shape (1, T, 2P), with the derivatives gathered so far."""
+    """Cosines and sines of all layers, shape (1, T, 2P), whose derivatives accumulate in `grad`."""
 
     cos: Tensor
     sin: Tensor
@@ -75,7 +75,7 @@ class _Turns:
 def _forward(
     model: PreTrainedModel, tokens: Tensor, rotary: LongRopeRotary
 ) -> tuple[list[Tensor], _Turns]:
-    """Return the input of every layer and the output of the last, and what turns queries and keys."""
+    """Return the input of every layer and the output of the last, with the cosines and sines."""
     body: Any = model.base_model
     hidden: Tensor = model.get_input_embeddings()(tokens[None])
     positions = torch.arange(len(tokens), device=hidden.device)[None]

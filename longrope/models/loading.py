@@ -1,8 +1,9 @@
-"""Loading of pretrained models and tokenizers: local files and safetensors only, no code of theirs.
+"""Loading of pretrained models and tokenizers: local files and safetensors only, no remote code.
 
 To support another architecture, check that it embeds, normalises and projects its hidden states as
 the others do (no multipliers around them, see `longrope.models.scoring`), add its name to ARCHITECTURES of
-`model_folder.config`, its tensors to `model_folder.weights`, and a tiny configuration to the tests.
+`longrope.data.model_config`, its tensors to `longrope.data.model_weights`, and a tiny configuration to the
+tests.
 """
 
 from pathlib import Path
@@ -30,14 +31,14 @@ RUN_KEYS = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict"),
 )
-"""keys of a config.json that say how to run a model, not what it is: ours decide"""
+"""keys of config.json on how to run a model, not what it is; they are ignored"""
 
 
 _LOADING_ERRORS = (
     *(OSError, ValueError, ImportError, RuntimeError),
     *(AssertionError, TypeError, SafetensorError),
 )
-"""what transformers raises for files that do not fit each other"""
+"""errors of transformers for files that do not fit each other"""
 
 
 def load_model(
@@ -98,7 +99,7 @@ class ConfigChanges(TypedDict):
 
 
 def config_changes(use: ModelUse) -> ConfigChanges:
-    """Return what the settings of a stage change in a model's configuration."""
+    """Return the changes of a model's configuration that the settings of a stage ask for."""
     return {"full_attention": use.full_attention, "rope_scaling": use.rope_scaling}
 
 

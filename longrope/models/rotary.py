@@ -1,4 +1,4 @@
-"""The rotary embedding of this project, put in the place of a model's own.
+"""The rotary embedding that replaces a model's own.
 
 Unlike transformers' `longrope` type it does not look at the length of a single forward call, so a
 document may be read in chunks or split over devices and still get one set of factors; and it can
@@ -21,12 +21,12 @@ from longrope.rope.methods import Geometry, closed_form
 
 @dataclass(frozen=True)
 class RowPositions:
-    """Where the tokens of a batch of B rows of T tokens stand."""
+    """Positions of the tokens in a batch of B rows of T tokens."""
 
     positions: Tensor
     """shape (B, T), tokens from the start of a document"""
     piece_lengths: tuple[int, ...]
-    """of each row: 0, or the length of the pieces under the pretrained embedding that it is made of"""
+    """of each row: length of the pieces, under the pretrained embedding, that it is made of; else 0"""
 
 
 class LongRopeRotary(nn.Module):
@@ -49,8 +49,8 @@ class LongRopeRotary(nn.Module):
         self.angle_dtype = angle_dtype
         self._pretrained = pretrained_frequencies(geometry, dtype=angle_dtype)
         self.row_positions: RowPositions | None = None
-        """In place of the positions that a model passes, from which it also derives its attention mask: it
-        would take a jump for the beginning of another document."""
+        """Replaces the positions that a model passes: from those it also derives its attention mask, and a
+        jump would begin another document."""
         self.use(closed_form("none", geometry, geometry.original_length))
 
     def use(self, factors: RopeFactors) -> None:
@@ -94,7 +94,7 @@ class LongRopeRotary(nn.Module):
         """Return `embed` at the length that the largest position shows; what transformers calls.
 
         Args:
-            x: any tensor of the wanted dtype and device.
+            x: any tensor of the dtype and device to return.
             position_ids: shape (B, T), tokens from the start of the document.
             layer_type: ignored; models with an embedding per layer type are refused on loading.
         """
@@ -109,7 +109,7 @@ class LongRopeRotary(nn.Module):
         """Return cosine and sine of every angle, times the attention scale.
 
         Args:
-            x: any tensor of the wanted dtype and device.
+            x: any tensor of the dtype and device to return.
             position_ids: shape (B, T), tokens from the start of the document.
             length: tokens of the whole document, which picks the entry of a table; else unused.
 
@@ -128,13 +128,13 @@ class LongRopeRotary(nn.Module):
 
     def _unscaled(self, positions: Tensor, factors: RopeFactors) -> Tensor | None:
         """Return where the pretrained embedding is used, booleans like (B, T, 1); None for nowhere."""
-        found = None
+        mask = None
         if factors.num_start_tokens:
-            found = positions < factors.num_start_tokens
+            mask = positions < factors.num_start_tokens
         if self.row_positions is not None:
             rows = torch.tensor(self.row_positions.piece_lengths, device=positions.device) > 0
-            found = rows[:, None, None] if found is None else found | rows[:, None, None]
-        return found
+            mask = rows[:, None, None] if mask is None else mask | rows[:, None, None]
+        return mask
 
     def _scale(self, factors: RopeFactors) -> Tensor:
         """Return frequencies of shape (P,), divided in float64: a factor of 1 changes no bit."""
@@ -179,7 +179,7 @@ def install(model: Any, geometry: Geometry) -> LongRopeRotary:
 
 @contextmanager
 def restored(model: Any) -> Iterator[None]:
-    """Give a model its rotary embedding back afterwards, with the factors that it has now."""
+    """Restore a model's rotary embedding and its present factors at the end of the block."""
     rotary = model.base_model.rotary_emb
     table = rotary.table if isinstance(rotary, LongRopeRotary) else None
     try:

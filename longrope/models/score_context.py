@@ -35,7 +35,7 @@ def load_for_scoring(
 def geometry_for_scoring(use: ModelUse, source: Input) -> Geometry:
     """Return the geometry of the model that a stage scores, without its weights."""
     changes = config_changes(use)
-    # The plan has said it of local files; a fetched model's config.json is first read here.
+    # The plan warns about local files; a fetched model's config.json is first read here.
     if not source.files:
         config = check_config(model_folder(source), **changes)
         warning = length_warning(config, use.original_length)

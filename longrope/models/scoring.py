@@ -57,14 +57,14 @@ def token_nlls(
     rotary_of(model, factors.original_length).use(factors)
     hidden = hidden_states(model, tokens, chunk_length=chunk_length)[:-1]
     targets = tokens[1:].to(hidden.device)
-    # filled in place: small results kept between large temporaries would fragment the memory
+    # filled in place: small results between large temporaries would fragment the memory
     losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     batches = (torch.split(tensor, HEAD_ROWS) for tensor in (hidden, targets, losses))
     with torch.inference_mode():
-        for rows, wanted, found in zip(*batches, strict=True):
+        for rows, row_targets, row_losses in zip(*batches, strict=True):
             # in float32, or bfloat16 would round every loss to two digits
             logits = _logits(model, rows).float()
-            found.copy_(functional.cross_entropy(logits, wanted, reduction="none"))
+            row_losses.copy_(functional.cross_entropy(logits, row_targets, reduction="none"))
     return _to_numpy(losses, np.float32)
 
 
@@ -105,7 +105,7 @@ def greedy_matches(
 
 @torch.inference_mode()
 def hidden_states(model: PreTrainedModel, tokens: Tensor, *, chunk_length: int) -> Tensor:
-    """Return what the model's head reads: hidden states after the final norm.
+    """Return the hidden states after the final norm, which the model's head reads.
 
     Args:
         model: as for `token_nlls`; its rotary embedding is used as set, at the length of `tokens`.
@@ -202,8 +202,8 @@ def block_causal_attention(
         )
         return output.transpose(1, 2).contiguous(), None
     past = _attend(query, key[:, :, :num_past], value[:, :, :num_past], scaling, is_causal=False)
-    own = _attend(query, key[:, :, num_past:], value[:, :, num_past:], scaling, is_causal=True)
-    return _merge(past, own).transpose(1, 2).contiguous(), None
+    recent = _attend(query, key[:, :, num_past:], value[:, :, num_past:], scaling, is_causal=True)
+    return _merge(past, recent).transpose(1, 2).contiguous(), None
 
 
 def _attend(
@@ -211,7 +211,7 @@ def _attend(
 ) -> tuple[Tensor, Tensor]:
     """Return the output and the log-sum-exp of its logits, (1, heads, N, D) and (1, heads, N).
 
-    These operators of torch are private, but its public function keeps the log-sum-exp to itself.
+    These operators of torch are private, but its public function does not return the log-sum-exp.
     Both let several query heads share a key-value head.
     """
     aten = torch.ops.aten
@@ -227,11 +227,11 @@ def _attend(
     return output, logsumexp
 
 
-def _merge(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+def _merge(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> Tensor:
     """Return the attention over two disjoint sets of keys from the attention over each."""
-    total = torch.logaddexp(one[1], other[1])
-    parts = [output * (part - total).exp()[..., None] for output, part in (one, other)]
-    return (parts[0] + parts[1]).to(one[0].dtype)
+    total = torch.logaddexp(left[1], right[1])
+    parts = [output * (part - total).exp()[..., None] for output, part in (left, right)]
+    return (parts[0] + parts[1]).to(left[0].dtype)
 
 
 def _run_layer(
@@ -243,13 +243,14 @@ def _run_layer(
     keyword = _cache_keyword(layer)
     positions = torch.arange(num_tokens, device=hidden.device)[None]
     chunks = torch.split(hidden, chunk_length, dim=1)
-    places = torch.split(positions, chunk_length, dim=1)
-    for chunk, place in zip(chunks, places, strict=True):
+    for chunk, chunk_positions in zip(
+        chunks, torch.split(positions, chunk_length, dim=1), strict=True
+    ):
         output = layer(
             chunk,
             attention_mask=None,
-            position_ids=place,
-            position_embeddings=rotary.embed(chunk, place, length=num_tokens),
+            position_ids=chunk_positions,
+            position_embeddings=rotary.embed(chunk, chunk_positions, length=num_tokens),
             use_cache=cache is not None,
             **{keyword: cache},
         )
@@ -288,7 +289,7 @@ def _to_numpy(values: Tensor, dtype: Any) -> NDArray[Any]:
 
 @contextmanager
 def block_causal(model: PreTrainedModel) -> Iterator[None]:
-    """Use block-causal attention, and go back to the model's own afterwards."""
+    """Use block-causal attention inside the block, and the model's own afterwards."""
     config: Any = model.config
     before = config._attn_implementation
     config._attn_implementation = ATTENTION

@@ -1,4 +1,4 @@
-"""What training adapters costs: parameters against peft, bytes and FLOPs by hand."""
+"""Tests of the cost of training adapters: parameters against peft, bytes and FLOPs by hand."""
 
 import pytest
 from cost_cases import FINETUNE, LLAMA, machine, planned, shape_of
@@ -20,9 +20,9 @@ N = LLAMA.parameters + ADAPTERS
 def gpu_bytes(settings, **parallel):
     """Return the bytes of an H100 under one row of 128 tokens, in which activations are next to nothing."""
     runtime = {"micro_batch_size": 1, "parallel": parallel}
-    own = FINETUNE | {"text_length": 128} | settings
-    found = estimate(planned("finetune", own, runtime), LLAMA, machine("h100-80"))
-    return found.gpus, found.gpu_bytes - CUDA_BYTES
+    values = FINETUNE | {"text_length": 128} | settings
+    estimated = estimate(planned("finetune", values, runtime), LLAMA, machine("h100-80"))
+    return estimated.gpus, estimated.gpu_bytes - CUDA_BYTES
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -30,7 +30,7 @@ def test_trained_parameters_are_those_that_peft_lets_be_trained(whole):
     model = build("llama")
     shape = shape_of(model.config.to_dict())
     add_adapters(model, LoraSettings(rank=3, norms_and_embeddings=whole), seed=0)
-    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == shape.adapter_parameters(3) + whole * shape.norm_and_embedding_parameters
 
 
@@ -72,5 +72,5 @@ def test_the_gradients_of_frozen_matrices_are_not_computed():
 
 
 def test_what_is_merged_takes_the_disk_of_a_model_without_adapters():
-    found = estimate(planned("finetune", FINETUNE | {"lora": LORA}), LLAMA, machine("h100-80"))
-    assert found.disk_bytes == 4 * LLAMA.parameters
+    estimated = estimate(planned("finetune", FINETUNE | {"lora": LORA}), LLAMA, machine("h100-80"))
+    assert estimated.disk_bytes == 4 * LLAMA.parameters

@@ -77,9 +77,9 @@ def test_llama2_7b_has_the_parameters_that_its_name_says():
 
 
 def test_a_shape_without_key_value_heads_has_as_many_as_query_heads():
-    told = {key: value for key, value in LLAMA2.items() if key != "num_key_value_heads"}
-    assert shape_of(told) == LLAMA
-    assert shape_of(told | {"head_dim": 256}).queries == 32 * 256
+    config = {key: value for key, value in LLAMA2.items() if key != "num_key_value_heads"}
+    assert shape_of(config) == LLAMA
+    assert shape_of(config | {"head_dim": 256}).queries == 32 * 256
 
 
 @pytest.mark.parametrize("key", ["num_hidden_layers", "vocab_size", "intermediate_size"])
@@ -104,8 +104,8 @@ def test_the_papers_search_takes_the_a100_days_of_its_own_arithmetic(length, day
     # (64 + 40 * 32) candidates on 5 samples, 2 N L and causal attention at 156 TFLOP/s; there, N counts
     # the embedding, which is looked up
     job = planned("search", SEARCH | {"target_length": length * K})
-    found = estimate(job, LLAMA, machine("a100-80")).seconds / DAY
-    assert found == pytest.approx(days, rel=0.05)
+    estimated_days = estimate(job, LLAMA, machine("a100-80")).seconds / DAY
+    assert estimated_days == pytest.approx(days, rel=0.05)
 
 
 def test_one_evaluation_at_2048k_takes_the_fifty_minutes_that_the_paper_reports():
@@ -115,14 +115,14 @@ def test_one_evaluation_at_2048k_takes_the_fifty_minutes_that_the_paper_reports(
 
 
 def test_a_search_costs_its_budget_and_one_candidate_more():
-    found = estimate(planned("search", SEARCH), LLAMA, machine("a100-80"))
-    assert found.tokens == (64 + 40 * 32 + 1) * 5 * 256 * K
+    estimated = estimate(planned("search", SEARCH), LLAMA, machine("a100-80"))
+    assert estimated.tokens == (64 + 40 * 32 + 1) * 5 * 256 * K
 
 
 def test_cma_costs_few_documents_a_generation_and_all_at_the_end():
     def documents(**changes):
-        own = CMA | {"algorithm": {"name": "cma", **changes}}
-        return estimate(planned("search", own), LLAMA, machine("a100-80")).tokens / (256 * K)
+        settings = CMA | {"algorithm": {"name": "cma", **changes}}
+        return estimate(planned("search", settings), LLAMA, machine("a100-80")).tokens / (256 * K)
 
     # three closed forms, 48 samples and three numbers of start tokens; a selection of four on all five,
     # and the result once more without start tokens
@@ -137,23 +137,23 @@ def test_cma_costs_few_documents_a_generation_and_all_at_the_end():
     [("evolution", 0), ("evolution-public", 0), ("cma", 12), ("gradient", 12), ("auto", 12)],
 )
 def test_the_estimate_of_a_search_is_what_its_driver_counts(name, known, tmp_path):
-    told = {"algorithm": {"name": name, **SMALL[name]}, "start_tokens": [0, 2, 8]}
-    told |= {"num_documents": 3, "target_length": 2048, "dtype": "float32"}
+    settings = {"algorithm": {"name": name, **SMALL[name]}, "start_tokens": [0, 2, 8]}
+    settings |= {"num_documents": 3, "target_length": 2048, "dtype": "float32"}
     objective = FakeObjective(away_from_four, lengths=[2048] * 3)
-    found = search(PROBLEM, make(name), objective, tmp_path / "history.jsonl", {})
-    estimated = estimate(planned("search", told), tiny_shape(), machine("cpu")).tokens
+    factors = search(PROBLEM, make(name), objective, tmp_path / "history.jsonl", {})
+    estimated = estimate(planned("search", settings), tiny_shape(), machine("cpu")).tokens
     # The driver does not count a document that is known when the selection asks for it, nor one of the
     # selection that is there twice, nor the best without start tokens where it has none.
-    over = estimated - found.provenance["scored_tokens"]
-    without = 0 if found.num_start_tokens else 3
+    over = estimated - factors.provenance["scored_tokens"]
+    without = 0 if factors.num_start_tokens else 3
     assert 0 <= over - without * 2048 <= known * 2048
 
 
 def test_a_readjustment_searches_every_length_and_tries_the_attention_scales():
     settings = {key: value for key, value in SEARCH.items() if key != "target_length"}
     settings |= {"lengths": [4096, 8192], "num_attention_scales": 5}
-    found = estimate(planned("readjust", settings), LLAMA, machine("a100-80"))
-    assert found.tokens == (64 + 40 * 32 + 1 + 4) * 5 * (4096 + 8192)
+    estimated = estimate(planned("readjust", settings), LLAMA, machine("a100-80"))
+    assert estimated.tokens == (64 + 40 * 32 + 1 + 4) * 5 * (4096 + 8192)
 
 
 def test_windowed_perplexity_passes_once_a_length_unless_no_factors_change():
@@ -167,21 +167,21 @@ def test_windowed_perplexity_passes_once_a_length_unless_no_factors_change():
 
 def test_sliding_perplexity_passes_once_a_window():
     sliding = PERPLEXITY | {"protocol": "sliding", "stride": 50, "max_tokens": 310}
-    found = estimate(planned("evaluate", sliding), LLAMA, machine("cpu"))
+    estimated = estimate(planned("evaluate", sliding), LLAMA, machine("cpu"))
     # a first window and one for every 50 of the 210, 10 and 110 tokens after it
-    assert found.tokens == 10 * (6 * 100 + 2 * 300) + 3 * 4 * 200
+    assert estimated.tokens == 10 * (6 * 100 + 2 * 300) + 3 * 4 * 200
 
 
 def test_the_cost_of_sliding_over_whole_documents_is_not_known():
     sliding = PERPLEXITY | {"protocol": "sliding", "stride": 50, "max_tokens": None}
-    found = estimate(planned("evaluate", sliding), LLAMA, machine("a100-80"))
-    assert (found.tokens, found.seconds, found.gpus) == (None, None, 1)
+    estimated = estimate(planned("evaluate", sliding), LLAMA, machine("a100-80"))
+    assert (estimated.tokens, estimated.seconds, estimated.gpus) == (None, None, 1)
 
 
 def test_a_passkey_evaluation_passes_once_a_prompt_and_needs_no_head():
-    found = estimate(planned("evaluate", PASSKEY | {"dtype": "float32"}), LLAMA, machine("cpu"))
-    assert found.tokens == 10 * (100 + 300)
-    assert found.flops == 10 * (LLAMA.layer_flops(100) + LLAMA.layer_flops(300))
+    estimated = estimate(planned("evaluate", PASSKEY | {"dtype": "float32"}), LLAMA, machine("cpu"))
+    assert estimated.tokens == 10 * (100 + 300)
+    assert estimated.flops == 10 * (LLAMA.layer_flops(100) + LLAMA.layer_flops(300))
 
 
 def test_benchmarks_pass_once_an_answer_of_the_items_asked_for():
@@ -205,22 +205,22 @@ def test_finetuning_writes_a_float32_model_and_costs_four_passes_on_gpus_and_thr
 def test_a_2048k_document_fits_one_80_gb_gpu_and_not_one_of_40():
     # weights 12.6, hidden states 16 and one layer's keys and values 32 GiB
     job = planned("search", SEARCH | {"target_length": 2048 * K})
-    found = estimate(job, LLAMA, machine("a100-80"))
-    assert found.gpu_bytes / 2**30 == pytest.approx(12.6 + 16 + 32, rel=0.03)
-    assert found.fits and found.gpus == 1
+    estimated = estimate(job, LLAMA, machine("a100-80"))
+    assert estimated.gpu_bytes / 2**30 == pytest.approx(12.6 + 16 + 32, rel=0.03)
+    assert estimated.fits and estimated.gpus == 1
     assert not estimate(job, LLAMA, machine("a100-40")).fits
 
 
 def test_training_takes_the_fewest_gpus_that_hold_weights_optimizer_and_activations():
     # 20 bytes a parameter: 135e9; of 128k tokens 32 residuals of 4096 float32: 69e9, logits 50e9, one
     # layer 26e9
-    found = estimate(planned("finetune", FINETUNE), LLAMA, machine("a100-80"))
-    assert found.gpu_bytes * found.gpus == pytest.approx(280e9 + 4 * 1.07e9, rel=0.01)
-    assert (found.gpus, found.nodes, found.sharded) == (4, 1, True)
+    estimated = estimate(planned("finetune", FINETUNE), LLAMA, machine("a100-80"))
+    assert estimated.gpu_bytes * estimated.gpus == pytest.approx(280e9 + 4 * 1.07e9, rel=0.01)
+    assert (estimated.gpus, estimated.nodes, estimated.sharded) == (4, 1, True)
     assert estimate(planned("finetune", FINETUNE), LLAMA, machine("a100-40")).gpus == 16
     longer = planned("finetune", FINETUNE | {"text_length": 1024 * K})
-    found = estimate(longer, LLAMA, machine("a100-80"))
-    assert (found.gpus, found.nodes) == (32, 4)
+    estimated = estimate(longer, LLAMA, machine("a100-80"))
+    assert (estimated.gpus, estimated.nodes) == (32, 4)
 
 
 def llama3(name, **changes):
@@ -235,14 +235,14 @@ def llama3(name, **changes):
 
 def test_more_gpus_than_key_value_heads_share_rows_in_groups_of_that_many():
     # 8 key-value heads: of 16 GPUs 8 share a row, 16k tokens of it each, with logits of 2048 tokens
-    found, told = llama3("a100-40"), llama3("a100-40", sequence_parallel=8)
-    assert (found.gpus, found.nodes, found.fits) == (16, 2, True)
-    assert found == told
+    automatic, explicit = llama3("a100-40"), llama3("a100-40", sequence_parallel=8)
+    assert (automatic.gpus, automatic.nodes, automatic.fits) == (16, 2, True)
+    assert automatic == explicit
     states = 20 * 8_030_261_248 / 16
     # 32 residuals; of one layer two norms, and in bfloat16 queries, output, keys, values, and MLP
     layer = 2 * 4096 * 10 + 2 * (2 * 4096 + 2 * 1024 + 4 * 14336)
     activations = 16 * K * (32 * 4096 * 4 + layer) + 2048 * 12 * 128256
-    assert found.gpu_bytes == pytest.approx(states + activations + cost.CUDA_BYTES)
+    assert automatic.gpu_bytes == pytest.approx(states + activations + cost.CUDA_BYTES)
 
 
 def test_gpus_are_as_many_on_each_node_and_divide_the_batch():
@@ -250,19 +250,19 @@ def test_gpus_are_as_many_on_each_node_and_divide_the_batch():
     heads = {"num_attention_heads": 40, "num_key_value_heads": 40, "hidden_size": 5120}
     for batch, expected in ((32, (10, 2)), (9, (15, 3)), (1, (5, 1))):
         settings = FINETUNE | {"text_length": 40_000, "batch_size": batch}
-        found = estimate(
+        estimated = estimate(
             planned("finetune", settings, runtime), shape_of(LLAMA2 | heads), machine("a100-40")
         )
-        assert (found.gpus, found.nodes) == expected
+        assert (estimated.gpus, estimated.nodes) == expected
 
 
 def test_a_model_whose_rows_cannot_be_shared_is_divided_by_rows_alone():
     shape = shape_of(LLAMA2 | {"model_type": "gpt_neox"})
     job = planned("finetune", FINETUNE | {"text_length": 16 * K})
-    found = estimate(job, shape, machine("a100-80"))
+    estimated = estimate(job, shape, machine("a100-80"))
     activations = LLAMA.activation_bytes(16 * K, "bfloat16", checkpointing=True)
-    held = 20 * LLAMA.parameters / found.gpus + activations + cost.CUDA_BYTES
-    assert found.gpu_bytes == pytest.approx(held)
+    held = 20 * LLAMA.parameters / estimated.gpus + activations + cost.CUDA_BYTES
+    assert estimated.gpu_bytes == pytest.approx(held)
 
 
 def parallel(**changes):
@@ -279,9 +279,9 @@ def test_what_each_gpu_holds_follows_from_what_is_divided_and_what_is_moved():
         "all": 4 * LLAMA.parameters / 8 + activations,
     }
     for offload, expected in held.items():
-        found = parallel(sequence_parallel=8, offload=offload)
-        assert found.gpus == 8
-        assert found.gpu_bytes == pytest.approx(expected + cost.CUDA_BYTES)
+        estimated = parallel(sequence_parallel=8, offload=offload)
+        assert estimated.gpus == 8
+        assert estimated.gpu_bytes == pytest.approx(expected + cost.CUDA_BYTES)
     whole, moved = parallel(sequence_parallel=8), parallel(sequence_parallel=8, offload="all")
     assert moved.host_bytes - whole.host_bytes == pytest.approx(16 * LLAMA.parameters)
     tiled = parallel(sequence_parallel=8, tile_length=1024, offload_activations=True)
@@ -305,8 +305,13 @@ def test_hours_of_gpus_add_up_whatever_their_number():
 
 def test_fetching_and_tokenizing_cost_nothing_that_is_known():
     for kind in ("fetch", "tokenize"):
-        found = estimate(planned(kind, {}), LLAMA, machine("h100-80"))
-        assert (found.flops, found.tokens, found.gpus, found.gpu_hours) == (None, None, 0, None)
+        estimated = estimate(planned(kind, {}), LLAMA, machine("h100-80"))
+        assert (estimated.flops, estimated.tokens, estimated.gpus, estimated.gpu_hours) == (
+            None,
+            None,
+            0,
+            None,
+        )
 
 
 # Constants kept twice -----------------------------------------------------------------------------
@@ -359,8 +364,8 @@ def test_flops_of_two_layers_of_a_7b_model_are_those_that_torch_counts(heads):
         hidden = scoring.hidden_states(model, tokens, chunk_length=512)
         with torch.inference_mode():
             model.get_output_embeddings()(hidden)
-    found = shape_of(config.to_dict()).forward_flops(32 * K, 32 * K)
-    assert found == pytest.approx(counter.get_total_flops(), rel=0.05)
+    flops = shape_of(config.to_dict()).forward_flops(32 * K, 32 * K)
+    assert flops == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 def test_training_flops_are_those_that_torch_counts_with_and_without_checkpointing():
@@ -375,8 +380,8 @@ def test_training_flops_are_those_that_torch_counts_with_and_without_checkpointi
         with FlopCounterMode(display=False) as counter:
             # All pairs are counted, but of so few tokens that they hardly matter.
             model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
-        found = shape_of(config.to_dict()).training_flops(128, checkpointing=checkpointing)
-        assert found == pytest.approx(counter.get_total_flops(), rel=0.05)
+        flops = shape_of(config.to_dict()).training_flops(128, checkpointing=checkpointing)
+        assert flops == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
 # Measured memory ----------------------------------------------------------------------------------
@@ -451,9 +456,9 @@ def measure(what: str, length: int, size: int, dtype: str) -> tuple[int, int]:
 @pytest.mark.parametrize(("length", "chunk"), [(16 * K, 2 * K), (8 * K, 8 * K)])
 def test_memory_of_scoring_the_tiny_model_is_what_a_process_holds(length, chunk):
     loaded, increment = measure("score", length, chunk, "float32")
-    found = tiny_shape().scoring_bytes(length, chunk, "float32")
-    assert found == pytest.approx(increment, rel=0.25)
-    # What is said holds for a CUDA build of torch; a CPU build takes 350 MiB less.
+    num_bytes = tiny_shape().scoring_bytes(length, chunk, "float32")
+    assert num_bytes == pytest.approx(increment, rel=0.25)
+    # The constant holds for a CUDA build of torch; a CPU build takes 350 MiB less.
     smaller = 350 * 2**20 if torch.version.cuda is None else 0
     assert cost.PROCESS_BYTES["train"] - smaller == pytest.approx(loaded, rel=0.1)
 
@@ -463,8 +468,8 @@ def test_memory_of_scoring_the_tiny_model_is_what_a_process_holds(length, chunk)
 def test_memory_of_training_the_tiny_model_is_what_a_process_holds(dtype):
     _, increment = measure("train", 2048, 4, dtype)
     shape = tiny_shape()
-    found = shape.activation_bytes(4 * 2048, dtype, checkpointing=False)
-    assert found + 12 * shape.parameters == pytest.approx(increment, rel=0.25)
+    num_bytes = shape.activation_bytes(4 * 2048, dtype, checkpointing=False)
+    assert num_bytes + 12 * shape.parameters == pytest.approx(increment, rel=0.25)
 
 
 # Properties ---------------------------------------------------------------------------------------
@@ -490,8 +495,8 @@ LENGTHS = st.integers(2, 4 * 1024 * K)
 def test_longer_documents_cost_more_flops_a_token_and_no_less_memory(shape, length, chunk):
     once, twice = shape.forward_flops(length, length), shape.forward_flops(2 * length, 2 * length)
     assert 2 * once < twice < 4 * once
-    one, two = (shape.scoring_bytes(n, chunk, "bfloat16") for n in (length, 2 * length))
-    assert one < two
+    short, long = (shape.scoring_bytes(n, chunk, "bfloat16") for n in (length, 2 * length))
+    assert short < long
 
 
 @given(SHAPES, LENGTHS)
@@ -499,10 +504,10 @@ def test_checkpointing_trades_flops_for_memory(shape, length):
     plain, again = (shape.training_flops(length, checkpointing=c) for c in (False, True))
     assert 1 < again / plain <= 4 / 3
     if shape.layers > 1:
-        kept, saved = (
+        full, checkpointed = (
             shape.activation_bytes(length, "bfloat16", checkpointing=c) for c in (False, True)
         )
-        assert saved < kept
+        assert checkpointed < full
 
 
 @given(
@@ -521,13 +526,13 @@ def test_training_fits_the_gpus_asked_for_which_can_divide_it_and_not_half_of_th
 
     settings = FINETUNE | {"text_length": length, "batch_size": micro * more}
     runtime = {"chunk_length": 4096, "micro_batch_size": micro}
-    found = estimate(planned("finetune", settings, runtime), shape, machine(name))
+    estimated = estimate(planned("finetune", settings, runtime), shape, machine(name))
     limit = 0.9 * machine(name).gpu_memory
-    assert can_divide(found.gpus)
-    assert found.fits == (found.gpu_bytes <= limit)
-    if found.gpus % 2 == 0 and can_divide(found.gpus // 2):
-        assert 2 * found.gpu_bytes - 2**30 > limit
-    assert found.gpus % found.nodes == 0 and found.gpus // found.nodes <= 8
+    assert can_divide(estimated.gpus)
+    assert estimated.fits == (estimated.gpu_bytes <= limit)
+    if estimated.gpus % 2 == 0 and can_divide(estimated.gpus // 2):
+        assert 2 * estimated.gpu_bytes - 2**30 > limit
+    assert estimated.gpus % estimated.nodes == 0 and estimated.gpus // estimated.nodes <= 8
 
 
 @given(SHAPES, LENGTHS, st.integers(1, 5))
@@ -535,13 +540,13 @@ def test_a_later_attempt_asks_for_more_and_the_first_for_more_than_estimated(
     shape, length, attempt
 ):
     job = planned("search", SEARCH | {"target_length": length})
-    found = estimate(job, shape, machine("h100-80"))
+    estimated = estimate(job, shape, machine("h100-80"))
     asked = [requirements(job, shape, machine("h100-80"), n) for n in (attempt, attempt + 1)]
     assert asked[0].mem_mb < asked[1].mem_mb
-    assert asked[0].mem_mb * 2**20 > found.host_bytes
-    minutes = [one.runtime_minutes for one in asked]
+    assert asked[0].mem_mb * 2**20 > estimated.host_bytes
+    minutes = [each.runtime_minutes for each in asked]
     assert minutes[0] < minutes[1] or minutes == [WEEK, WEEK]
-    assert minutes[0] * 60 > found.seconds or minutes[0] == WEEK
+    assert minutes[0] * 60 > estimated.seconds or minutes[0] == WEEK
 
 
 WEEK = 7 * 24 * 60
@@ -629,9 +634,9 @@ def test_every_node_of_a_shipped_configuration_has_its_cost(name):
     planned = plan.build(config, ROOT)
     shape = shape_of(dict(planned.shape))
     for node in planned:
-        found = estimate(node, shape, machine(planned.hardware))
-        assert (found.seconds is None) == (node.kind in ("fetch", "tokenize"))
-        assert found.fits
+        estimated = estimate(node, shape, machine(planned.hardware))
+        assert (estimated.seconds is None) == (node.kind in ("fetch", "tokenize"))
+        assert estimated.fits
         asked = requirements(node, shape, machine(planned.hardware))
         assert asked.mem_mb >= 1500 and asked.runtime_minutes >= 10
 
@@ -639,6 +644,6 @@ def test_every_node_of_a_shipped_configuration_has_its_cost(name):
 def test_chunks_and_rows_at_once_change_memory_and_no_flops():
     job = planned("finetune", FINETUNE | {"text_length": 1024})
     larger = replace(job, runtime=NodeRuntime(micro_batch_size=8))
-    one, other = (estimate(j, LLAMA, machine("cpu")) for j in (job, larger))
-    assert one.flops == other.flops
-    assert one.host_bytes < other.host_bytes
+    smaller, greater = (estimate(j, LLAMA, machine("cpu")) for j in (job, larger))
+    assert smaller.flops == greater.flops
+    assert smaller.host_bytes < greater.host_bytes

@@ -1,4 +1,4 @@
-"""Documents in files of every kind: what is read, passed over, mended and refused."""
+"""Tests of documents in files of every kind: read, skipped, repaired and refused."""
 
 import errno
 import gzip

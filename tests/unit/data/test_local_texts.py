@@ -1,4 +1,4 @@
-"""Texts of one's own by file, folder and pattern: what is found, what is in the digest, what is refused."""
+"""Tests of local texts by file, folder and pattern: selected files, digests, refusals."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ def tokenized(*entries):
     return planned(*entries).nodes["tokenize/tiny-own-train"]
 
 
-def found(*entries):
+def file_names(*entries):
     """Return the names of the files that entries stand for, in the order in which they are read."""
     raw = tokenized(*entries).raw["documents"]
     assert raw.path == "."
@@ -66,26 +66,26 @@ def refusal(*entries):
     return str(caught.value)
 
 
-# What is found ------------------------------------------------------------------------------------
+# Selected files -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("entry", ["texts", "texts/", "./texts", "deep/../texts"])
 def test_a_folder_stands_for_all_documents_below_it_in_the_order_of_their_names(folder, entry):
     (folder / "deep").mkdir()
     prefix = "deep/../texts" if ".." in entry else "texts"
-    assert found(entry) == [f"{prefix}/{name}" for name in DOCUMENTS]
+    assert file_names(entry) == [f"{prefix}/{name}" for name in DOCUMENTS]
 
 
 def test_a_folder_elsewhere_is_named_as_it_was_given(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("elsewhere")
     (other / "a.txt").write_text("text")
-    assert found(str(other)) == [f"{other}/a.txt"]
+    assert file_names(str(other)) == [f"{other}/a.txt"]
 
 
 def test_the_working_folder_itself_may_be_named(folder):
     # JSON holds documents too: a folder with other JSON beside its texts is no corpus
     others = {"model/config.json", "model/tokenizer.json"}
-    assert set(found(".")) - others == {
+    assert set(file_names(".")) - others == {
         "own.txt",
         "other.txt",
         *(f"texts/{name}" for name in DOCUMENTS),
@@ -105,11 +105,11 @@ def test_the_working_folder_itself_may_be_named(folder):
     ],
 )
 def test_a_pattern_stands_for_the_files_that_it_matches(folder, pattern, names):
-    assert found(pattern) == [f"texts/{name}" for name in names]
+    assert file_names(pattern) == [f"texts/{name}" for name in names]
 
 
 def test_a_file_that_is_named_twice_is_read_once(folder):
-    assert found("texts", "texts/a.txt", "own.txt", "texts/*.txt") == [
+    assert file_names("texts", "texts/a.txt", "own.txt", "texts/*.txt") == [
         "own.txt",
         *(f"texts/{name}" for name in DOCUMENTS),
     ]
@@ -121,12 +121,12 @@ def test_signs_of_patterns_in_names_that_are_there_are_letters(folder):
     (folder / "more[12]" / "b.txt").write_text("text")
     (folder / "more1").mkdir()
     (folder / "more1" / "c.txt").write_text("text")
-    assert found("a[1].txt") == ["a[1].txt"]
-    assert found("more[12]") == ["more[12]/b.txt"]
+    assert file_names("a[1].txt") == ["a[1].txt"]
+    assert file_names("more[12]") == ["more[12]/b.txt"]
 
 
 def test_a_hidden_file_is_read_where_it_is_named(folder):
-    assert found("texts/.hidden.txt") == ["texts/.hidden.txt"]
+    assert file_names("texts/.hidden.txt") == ["texts/.hidden.txt"]
 
 
 def test_files_in_capitals_are_found_in_a_folder(folder):
@@ -134,12 +134,12 @@ def test_files_in_capitals_are_found_in_a_folder(folder):
     (folder / "loud").mkdir()
     for name in names:
         (folder / "loud" / name).write_text("contents")
-    assert found("loud") == [f"loud/{name}" for name in names[:-1]]
+    assert file_names("loud") == [f"loud/{name}" for name in names[:-1]]
 
 
 def test_files_behind_a_link_to_a_folder_are_found(folder):
     os.symlink("texts", folder / "linked")
-    assert found("linked") == [f"linked/{name}" for name in DOCUMENTS]
+    assert file_names("linked") == [f"linked/{name}" for name in DOCUMENTS]
 
 
 # The digest ---------------------------------------------------------------------------------------
@@ -228,7 +228,9 @@ def test_what_was_read_of_many_files_is_saved_now_and_then_and_at_the_end(
         path.write_text(path.name)
     memory = tmp_path / "memory.json"
     saved = []
-    monkeypatch.setattr(Path, "replace", lambda one, other: saved.append(os.replace(one, other)))
+    monkeypatch.setattr(
+        Path, "replace", lambda source, target: saved.append(os.replace(source, target))
+    )
     RawFiles(memory).digests(paths)
     assert len(saved) == times
     RawFiles(memory).digests(paths)

@@ -41,13 +41,13 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("place", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
 @pytest.mark.parametrize("kind", BLOCKS)
-def test_a_block_of_an_unchanged_checkpoint_is_dropped_if_asked_for(tmp_path, kind, place):
+def test_a_block_of_an_unchanged_checkpoint_is_dropped_if_asked_for(tmp_path, kind, key):
     model = tiny_models.build("qwen2", rope_parameters={"rope_type": "default", "rope_theta": 5e3})
     model.save_pretrained(tmp_path)
     theta = {"rope_theta": 5e3}
-    if place == "rope_parameters":
+    if key == "rope_parameters":
         edit(tmp_path, rope_parameters=BLOCKS[kind] | theta)
     else:
         edit(tmp_path, rope_parameters=None, rope_scaling=BLOCKS[kind], **theta)
@@ -57,8 +57,8 @@ def test_a_block_of_an_unchanged_checkpoint_is_dropped_if_asked_for(tmp_path, ki
     text = torch.arange(90)[None]
     with torch.inference_mode():
         assert torch.equal(loaded(text).logits, model(text).logits)
-    shape = load_geometry(tmp_path, 64, full_attention=False, rope_scaling="drop")
-    assert (shape.rope_theta, shape.num_pairs) == (5e3, 8)
+    geometry = load_geometry(tmp_path, 64, full_attention=False, rope_scaling="drop")
+    assert (geometry.rope_theta, geometry.num_pairs) == (5e3, 8)
 
 
 @pytest.mark.parametrize("kind", ["longrope", "su", "llama3"])

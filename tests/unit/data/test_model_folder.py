@@ -1,4 +1,4 @@
-"""Model folders judged without torch: what fits transformers' own models, and what is refused."""
+"""Tests of model folders, without torch: transformers' own models, and refusals."""
 
 import json
 import struct
@@ -41,7 +41,7 @@ def shard(folder: Path) -> list[Path]:
     names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
     for part, name in enumerate(names):
         write_weights(folder / name, dict(list(shapes.items())[part::2]))
-    weight_map = {tensor: names[place % 2] for place, tensor in enumerate(shapes)}
+    weight_map = {tensor: names[index % 2] for index, tensor in enumerate(shapes)}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return [folder / name for name in names]
 
@@ -147,12 +147,12 @@ def test_a_config_whose_quantisation_is_null_is_not_quantised(llama):
     check_weights(llama, check_config(llama))
 
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_an_adapter_is_refused_with_the_name_of_its_base(llama, beside):
-    if not beside:
+@pytest.mark.parametrize("has_config", [True, False])
+def test_an_adapter_is_refused_with_the_name_of_its_base(llama, has_config):
+    if not has_config:
         (llama / "config.json").unlink()
-    told = {"base_model_name_or_path": "owner/base", "peft_type": "LORA"}
-    (llama / "adapter_config.json").write_text(json.dumps(told))
+    adapter = {"base_model_name_or_path": "owner/base", "peft_type": "LORA"}
+    (llama / "adapter_config.json").write_text(json.dumps(adapter))
     assert "holds an adapter of 'owner/base'" in refusal(llama)
 
 
@@ -238,15 +238,15 @@ def test_an_index_that_is_none_is_refused(llama, text):
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "pytorch_model.bin"])
 def test_an_index_names_no_file_elsewhere_and_none_that_is_pickled(llama, name):
     shard(llama)
-    told = {"weight_map": {"lm_head.weight": name}}
-    (llama / "model.safetensors.index.json").write_text(json.dumps(told))
+    index = {"weight_map": {"lm_head.weight": name}}
+    (llama / "model.safetensors.index.json").write_text(json.dumps(index))
     assert f"must name *.safetensors files beside it, got [{name!r}]" in refusal(llama)
 
 
-@pytest.mark.parametrize("kept", [0, 4, 8, 100, -1])
-def test_a_file_that_is_cut_off_is_refused(llama, kept):
+@pytest.mark.parametrize("num_bytes", [0, 4, 8, 100, -1])
+def test_a_file_that_is_cut_off_is_refused(llama, num_bytes):
     path = llama / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:num_bytes])
     assert refusal(llama).endswith("; fetch the model again.")
     assert str(path) in refusal(llama)
 

@@ -1,4 +1,4 @@
-"""Passkey prompts: exact lengths, where the needle stands, tokens of running text, what is refused."""
+"""Tests of passkey prompts: exact lengths, depth of the needle, tokens of running text, refusals."""
 
 import numpy as np
 import pytest
@@ -78,8 +78,8 @@ def test_every_prompt_has_exactly_its_length_and_all_its_parts(room, depth, key,
 
 
 @given(st.integers(0, 100), st.floats(0, 1), st.floats(0, 1))
-def test_a_deeper_needle_never_stands_earlier(room, one, other):
-    low, high = sorted((one, other))
+def test_a_deeper_needle_never_stands_earlier(room, first, second):
+    low, high = sorted((first, second))
     places = [decode(built(FIXED + room, d).tokens).index("The pass key") for d in (low, high)]
     assert places[0] <= places[1] + 2
 
@@ -95,10 +95,10 @@ def test_a_prompt_of_any_tokenizer_has_the_tokens_of_its_text(kind, length, dept
     text = tokenizer.decode(ids, skip_special_tokens=False)
     assert text.startswith(INTRODUCTION) and text.endswith(QUESTION + ANSWER.format(key=key))
     assert text.count(NEEDLE.format(key=key)) == 1
-    # but for a few that may be left out in the middle of the filler, which can meet anew there
+    # except for a few that may be left out in the middle of the filler, where new pairs become neighbours
     whole = tokenizer.encode(text, add_special_tokens=False).ids
-    alike = sum(one == other for one, other in zip(ids, whole, strict=False))
-    backwards = sum(one == other for one, other in zip(ids[::-1], whole[::-1], strict=False))
+    alike = sum(a == b for a, b in zip(ids, whole, strict=False))
+    backwards = sum(a == b for a, b in zip(ids[::-1], whole[::-1], strict=False))
     assert ids == whole or alike + backwards >= length - 8
 
 
@@ -115,8 +115,10 @@ def test_the_answer_has_the_tokens_that_follow_the_question_in_running_text(kind
     )
     assert [*question, *answer] == running
     if kind == "metaspace_digits":
-        pieces = [tokenizer.id_to_token(token) for token in answer]
-        assert pieces == ["\u2581", *"48213"], "one space, where the answer alone would have two"
+        answer_texts = [tokenizer.id_to_token(token) for token in answer]
+        assert answer_texts == ["\u2581", *"48213"], (
+            "one space, where the answer alone would have two"
+        )
 
 
 def test_the_shortest_prompt_has_no_filler_and_one_token_less_is_refused():

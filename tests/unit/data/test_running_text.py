@@ -54,8 +54,8 @@ def tokenizer(request):
 @pytest.fixture
 def folder(tokenizer, tmp_path):
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    told = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "LlamaTokenizer"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+    config = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "LlamaTokenizer"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     return tmp_path
 
 
@@ -79,9 +79,9 @@ def test_lm_eval_and_everything_else_read_a_text_as_the_same_ids(folder):
 
 def test_the_text_of_a_special_token_is_text(folder):
     for text in ("<s>", "a <s> b</s>", "<unk>"):
-        found = ids(load_encoder(folder), text)
-        assert not {1, 2} & set(found) and len(found) > 1
-        assert load_tokenizer(folder).encode(text, add_special_tokens=False) == found
+        encoded = ids(load_encoder(folder), text)
+        assert not {1, 2} & set(encoded) and len(encoded) > 1
+        assert load_tokenizer(folder).encode(text, add_special_tokens=False) == encoded
 
 
 @pytest.mark.parametrize("special_tokens", ["text", "token"])

@@ -68,9 +68,9 @@ def written(tmp_path):
         vocabulary = {"model": {"type": "BPE", "vocab": ids, "merges": []}}
         (tmp_path / "tokenizer.json").write_text(json.dumps(vocabulary))
         for name, content in zip(NAMES, files, strict=True):
-            told = content | ({"vocab_size": size} if name == "config.json" else {})
-            told |= changes.get(name.removesuffix(".json"), {})
-            (tmp_path / name).write_text(json.dumps(told))
+            written_content = content | ({"vocab_size": size} if name == "config.json" else {})
+            written_content |= changes.get(name.removesuffix(".json"), {})
+            (tmp_path / name).write_text(json.dumps(written_content))
         return tmp_path
 
     return write
@@ -133,8 +133,8 @@ def test_a_document_ends_with_the_first_eos_of_the_configuration(written, model)
     folder = written(*REAL[model])
     stated = REAL[model][2]["eos_token_id"]
     assert end_token(folder) == stated
-    told = json.loads((folder / "config.json").read_text()) | {"eos_token_id": [stated, 7]}
-    (folder / "config.json").write_text(json.dumps(told))
+    config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": [stated, 7]}
+    (folder / "config.json").write_text(json.dumps(config))
     assert end_token(folder) == stated
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from longrope.data.token_store import Text, TokenStore, write_store
+from longrope.data.documents import NamedText
+from longrope.data.token_store import TokenStore, write_store
 from longrope.errors import UserError
 from longrope.runtime import Input, Runtime
 from longrope.settings.nodes import TokenizeNode
@@ -36,7 +37,7 @@ def ids(text):
 
 def stored(folder, *texts, vocabulary_size=2**21, join_to=None):
     """Return a store of documents named a, b, c and so on."""
-    documents = [Text(chr(ord("a") + index), text) for index, text in enumerate(texts)]
+    documents = [NamedText(chr(ord("a") + index), text) for index, text in enumerate(texts)]
     write_store(folder, documents, Characters(), vocabulary_size, join_to=join_to)
     return TokenStore(folder)
 
@@ -178,12 +179,12 @@ def test_a_fetched_file_that_holds_no_documents_is_refused_by_name(tmp_path, tok
 def test_files_of_ones_own_are_tokenized_in_the_order_given(tmp_path, tokenizer):
     (tmp_path / "b.txt").write_text("one")
     (tmp_path / "a.txt").write_text("two")
-    own = Input(tmp_path, "digest", ("b.txt", "a.txt"))
-    assert tokenized(tmp_path, tokenizer, own).names == ["b", "a"]
+    source = Input(tmp_path, "digest", ("b.txt", "a.txt"))
+    assert tokenized(tmp_path, tokenizer, source).names == ["b", "a"]
 
 
 def test_only_the_first_documents_are_read_where_their_number_is_limited(tmp_path, tokenizer):
     rows = ['{"text": "one"}', '{"text": "two"}', "broken, but never read"]
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
-    own = Input(tmp_path, "digest", ("a.jsonl",))
-    assert tokenized(tmp_path, tokenizer, own, max_documents=2).lengths.tolist() == [1, 1]
+    source = Input(tmp_path, "digest", ("a.jsonl",))
+    assert tokenized(tmp_path, tokenizer, source, max_documents=2).lengths.tolist() == [1, 1]

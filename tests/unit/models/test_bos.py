@@ -1,4 +1,4 @@
-"""How windows begin: what a tokenizer puts before a text, and that every stage puts the same there."""
+"""Tests of how windows begin: tokens that a tokenizer adds before a text, in every stage alike."""
 
 import json
 
@@ -9,7 +9,7 @@ from tiny_models import build
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
-from longrope.data.token_store import Text as Document
+from longrope.data.documents import NamedText
 from longrope.data.token_store import TokenStore, write_store
 from longrope.data.tokenizers import begin_tokens
 from longrope.errors import UserError
@@ -55,8 +55,8 @@ KINDS = {
 }
 
 
-def save_tokenizer(folder, kind="bytes", processor=None, **told):
-    """Save a tokenizer of single characters with `<s>` as token 1, and what its configuration tells."""
+def save_tokenizer(folder, kind="bytes", processor=None, **config):
+    """Save a tokenizer of single characters with `<s>` as token 1, and its configuration."""
     folder.mkdir(exist_ok=True)
     letters = LETTERS if kind == "bytes" else ["\u2581", *map(chr, range(33, 127))]
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *letters])}
@@ -70,24 +70,24 @@ def save_tokenizer(folder, kind="bytes", processor=None, **told):
     if processor is not None:
         made.post_processor = processor
     made.save(str(folder / "tokenizer.json"))
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", **told}
-    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **config}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
 
 
 # One tokenizer ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("told", [{}, {"add_bos_token": True}, {"add_bos_token": False}])
+@pytest.mark.parametrize("config", [{}, {"add_bos_token": True}, {"add_bos_token": False}])
 @pytest.mark.parametrize("name", KINDS)
-def test_auto_is_what_transformers_puts_before_a_text(tmp_path, name, told):
+def test_auto_is_what_transformers_puts_before_a_text(tmp_path, name, config):
     kind, processor, expected = KINDS[name]
-    folder = save_tokenizer(tmp_path / "m", kind, processor, bos_token="<s>", **told)
+    folder = save_tokenizer(tmp_path / "m", kind, processor, bos_token="<s>", **config)
     theirs = AutoTokenizer.from_pretrained(folder)
     text = "Of the beginning."
     whole, bare = (theirs(text, add_special_tokens=added)["input_ids"] for added in (True, False))
-    (place,) = [n for n in range(len(whole)) if whole[n : n + len(bare)] == bare]
-    assert begin_tokens(folder, "auto") == tuple(whole[:place]) == expected
+    (num_added,) = [n for n in range(len(whole)) if whole[n : n + len(bare)] == bare]
+    assert begin_tokens(folder, "auto") == tuple(whole[:num_added]) == expected
 
 
 def test_never_is_nothing_whatever_the_tokenizer_adds(tmp_path):
@@ -95,7 +95,7 @@ def test_never_is_nothing_whatever_the_tokenizer_adds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("told", "config"),
+    ("tokenizer_config", "config"),
     [
         ({"bos_token": "<s>"}, {}),
         ({"bos_token": {"content": "<s>", "lstrip": False}}, {"bos_token_id": 2}),
@@ -103,8 +103,8 @@ def test_never_is_nothing_whatever_the_tokenizer_adds(tmp_path):
         ({}, {"bos_token_id": 1}),
     ],
 )
-def test_always_is_bos_where_the_tokenizer_adds_none(tmp_path, told, config):
-    save_tokenizer(tmp_path, **told)
+def test_always_is_bos_where_the_tokenizer_adds_none(tmp_path, tokenizer_config, config):
+    save_tokenizer(tmp_path, **tokenizer_config)
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert begin_tokens(tmp_path, "always") == (1,)
     assert begin_tokens(tmp_path, "auto") == ()
@@ -172,7 +172,7 @@ def run_stage(tmp_path):
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="~"))
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     (tmp_path / "tokens").mkdir()
-    documents = [Document(f"book {n}", f"{n} little words " * 60) for n in range(3)]
+    documents = [NamedText(f"book {n}", f"{n} little words " * 60) for n in range(3)]
     write_store(tmp_path / "tokens", documents, made, 97)
     names = {"model": "model", "tokenizer": "model", "tokens": "tokens", "tokens-text": "tokens"}
     names |= {"watched": "tokens", "factors": "model", "factors-0": "model", "held_out": "tokens"}
@@ -199,7 +199,7 @@ def run_stage(tmp_path):
 
 
 def first_tokens(monkeypatch):
-    """Return a set that the first token of every sequence is put into which any model reads from now on."""
+    """Return a set that collects the first token of every sequence which any model reads from now on."""
     seen = set()
     forward = torch.nn.Embedding.forward
 
@@ -216,9 +216,9 @@ def test_every_window_of_every_stage_begins_with_bos(name, run_stage, monkeypatc
     seen = first_tokens(monkeypatch)
     out = run_stage(name, adds_bos=True)
     assert seen == {BOS}
-    told = {path.name: path.read_text() for path in out.glob("*.json")}
+    texts = {path.name: path.read_text() for path in out.glob("*.json")}
     if name != "finetune":
-        (text,) = told.values()
+        (text,) = texts.values()
         assert '"bos": "yes"' in text
 
 
@@ -238,21 +238,21 @@ def test_no_window_of_any_stage_begins_with_bos_where_the_tokenizer_adds_none(
 def test_a_search_scores_what_transformers_does_for_the_text_behind_bos(begin, tmp_path):
     model = build("llama")
     model.save_pretrained(tmp_path / "model")
-    documents = [Document(f"book {n}", "abcdefgh" * 40) for n in range(2)]
+    documents = [NamedText(f"book {n}", "abcdefgh" * 40) for n in range(2)]
     (tmp_path / "tokens").mkdir()
     made = Tokenizer(models.WordLevel({c: i for i, c in enumerate(CHARACTERS)}, unk_token="~"))
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     write_store(tmp_path / "tokens", documents, made, 97)
     store = TokenStore(tmp_path / "tokens")
     texts = draw_texts(store, length=128, count=2, seed=0, what="documents", begin=begin)
-    shape = geometry(model, 64)
-    factors = closed_form("yarn", shape, 128)
+    rope_geometry = geometry(model, 64)
+    factors = closed_form("yarn", rope_geometry, 128)
     pool = InProcess(
         Scorer(tmp_path / "model", "float32", full_attention=False, chunk_length=50).open()
     )
     objective = Objective(pool, ScoreMemory(tmp_path / "scores", {}), texts)
     scores = objective.scores([objective.unit(factors, n) for n in range(2)])
-    install(model, shape).use(factors)
+    install(model, rope_geometry).use(factors)
     for text, score in zip(texts, scores, strict=True):
         first, end = text.key["begin"], text.key["end"]
         row = [*begin, *store.document(text.key["document"], first, end).tolist()]
@@ -260,8 +260,8 @@ def test_a_search_scores_what_transformers_does_for_the_text_behind_bos(begin, t
         with torch.no_grad():
             logits = model(torch.tensor([row])).logits[0, :-1]
         losses = torch.nn.functional.cross_entropy(logits, torch.tensor(row[1:]), reduction="none")
-        scored = losses[max(0, len(begin) - 1) :]
-        assert score.num_tokens == len(scored)
-        assert score.nll == pytest.approx(float(scored.sum()), rel=1e-5)
+        text_losses = losses[max(0, len(begin) - 1) :]
+        assert score.num_tokens == len(text_losses)
+        assert score.nll == pytest.approx(float(text_losses.sum()), rel=1e-5)
     again = Objective(pool, ScoreMemory(tmp_path / "scores", {}), texts)
     assert again.scores([again.unit(factors, n) for n in range(2)]) == scores

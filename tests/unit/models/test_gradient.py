@@ -18,8 +18,8 @@ from longrope.search.workers.units import Text, Unit
 
 
 def factors_of(model, num_start_tokens=5, attention_scale=1.1):
-    shape = geometry(model, 64)
-    rising = np.linspace(1.0, 3.0, shape.num_pairs)
+    rope_geometry = geometry(model, 64)
+    rising = np.linspace(1.0, 3.0, rope_geometry.num_pairs)
     return RopeFactors(
         factors=tuple(rising.tolist()),
         num_start_tokens=num_start_tokens,
@@ -57,23 +57,23 @@ class Differentiable(LongRopeRotary):
 @pytest.mark.parametrize("first", [1, 100])
 def test_it_is_what_torch_finds_by_differentiating_the_whole_model(llama, first):
     factors = factors_of(llama)
-    found = nll_gradient(llama, TOKENS, factors=factors, first=first)
+    gradient = nll_gradient(llama, TOKENS, factors=factors, first=first)
     rotary = Differentiable(geometry(llama, 64))
     rotary.begin(factors)
     llama.base_model.rotary_emb = rotary
     logits = llama(TOKENS[None]).logits[0, first - 1 : -1]
     nll = functional.cross_entropy(logits, TOKENS[first:], reduction="sum")
     nll.backward()
-    assert found.nll == pytest.approx(float(nll.detach()), rel=1e-5)
-    np.testing.assert_allclose(found.log_factors, rotary.log_factors.grad, rtol=2e-3, atol=1e-4)
-    assert found.log_attention_scale == pytest.approx(rotary.log_scale.grad.item(), rel=1e-3)
+    assert gradient.nll == pytest.approx(float(nll.detach()), rel=1e-5)
+    np.testing.assert_allclose(gradient.log_factors, rotary.log_factors.grad, rtol=2e-3, atol=1e-4)
+    assert gradient.log_attention_scale == pytest.approx(rotary.log_scale.grad.item(), rel=1e-3)
 
 
 def test_its_loss_is_that_of_scoring(llama):
     factors = factors_of(llama)
-    found = nll_gradient(llama, TOKENS, factors=factors)
+    gradient = nll_gradient(llama, TOKENS, factors=factors)
     nlls = token_nlls(llama, TOKENS, factors=factors, chunk_length=50)
-    assert found.nll == pytest.approx(float(nlls.sum()), rel=1e-5)
+    assert gradient.nll == pytest.approx(float(nlls.sum()), rel=1e-5)
 
 
 def test_no_parameter_of_the_model_gets_a_gradient(llama):
@@ -96,8 +96,8 @@ def test_a_worker_gives_the_derivatives_of_the_pairs_and_then_that_of_the_attent
     score = worker.score(unit)
     expected = nll_gradient(llama, TOKENS, factors=factors, first=30)
     assert score.num_tokens == 90
-    found = [slope / 90 for slope in (*expected.log_factors, expected.log_attention_scale)]
-    assert score.mean_gradient == pytest.approx(found, rel=1e-4, abs=1e-6)
+    slopes = [slope / 90 for slope in (*expected.log_factors, expected.log_attention_scale)]
+    assert score.mean_gradient == pytest.approx(slopes, rel=1e-4, abs=1e-6)
 
 
 # The search ---------------------------------------------------------------------------------------
@@ -117,13 +117,13 @@ def test_adam_averages_gradients_by_its_two_rates():
 
 
 def quadratic(candidates):
-    """Return losses with their gradients, least where every factor is 4."""
-    told = []
+    """Return losses, minimal where every factor is 4, with their gradients."""
+    losses = []
     for candidate in candidates:
         away = np.log(SPACE.factors(candidate.individual)) - np.log(4.0)
         gradient = (*(2 * away / len(away)).tolist(), 0.0) if candidate.gradient else None
-        told.append([Loss(float(np.mean(away**2)), gradient) for _ in candidate.documents])
-    return told
+        losses.append([Loss(float(np.mean(away**2)), gradient) for _ in candidate.documents])
+    return losses
 
 
 def test_it_descends_to_the_minimum_of_a_smooth_problem():
@@ -133,16 +133,16 @@ def test_it_descends_to_the_minimum_of_a_smooth_problem():
     while not algorithm.finished:
         candidates = algorithm.ask()
         algorithm.tell(candidates, quadratic(candidates))
-    start = min(np.mean((np.log(SPACE.factors(one)) - np.log(4)) ** 2) for one in starts)
+    start = min(np.mean((np.log(SPACE.factors(each)) - np.log(4)) ** 2) for each in starts)
     assert algorithm.best.loss < start / 5
 
 
 def test_only_its_steps_ask_for_gradients_one_individual_each():
     groups = run(make("gradient"), noise(0))
-    wanted = [[c.gradient for c in group] for group in groups]
-    assert wanted[0] == [False] * 6
-    assert wanted[1:6] == [[True]] * 5
-    assert not any(one for group in wanted[6:] for one in group)
+    asked = [[c.gradient for c in group] for group in groups]
+    assert asked[0] == [False] * 6
+    assert asked[1:6] == [[True]] * 5
+    assert not any(gradient for group in asked[6:] for gradient in group)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -150,8 +150,8 @@ def test_a_gradient_that_is_not_finite_moves_nothing(bad):
     algorithm = make("gradient")
     begun = algorithm.ask()
     best = begun[4]  # of the closed forms and ramps
-    told = [[Loss(float(one is not best))] * len(one.documents) for one in begun]
-    algorithm.tell(begun, told)
+    losses = [[Loss(float(each is not best))] * len(each.documents) for each in begun]
+    algorithm.tell(begun, losses)
     places = []
     for _ in range(5):
         (candidate,) = algorithm.ask()

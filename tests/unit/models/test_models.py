@@ -71,8 +71,8 @@ def test_a_model_with_our_rotary_module_is_saved_as_an_ordinary_one(
 def test_the_geometry_counts_rotated_dimensions_only(
     architecture: str, num_pairs: int, build_model: Builder
 ) -> None:
-    found = geometry(build_model(architecture), 48)
-    assert (found.num_pairs, found.rope_theta, found.original_length) == (num_pairs, 10000.0, 48)
+    result = geometry(build_model(architecture), 48)
+    assert (result.num_pairs, result.rope_theta, result.original_length) == (num_pairs, 10000.0, 48)
 
 
 def test_the_geometry_reads_the_base_of_the_frequencies(build_model: Builder) -> None:
@@ -240,5 +240,5 @@ def test_a_missing_tokenizer_folder_is_refused(tmp_path: Path) -> None:
 
 def test_the_device_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for available, expected in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda found=available: found)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda answer=available: answer)
         assert pick_device().type == expected

@@ -48,8 +48,8 @@ def theirs(**rope_parameters: Any) -> LlamaRotaryEmbedding:
 
 def assert_same(ours: Any, reference: Any) -> None:
     """Compare two pairs of cosines and sines up to the rounding of angles in float32."""
-    for one, other in zip(ours, reference, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+    for actual, expected in zip(ours, reference, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
 def test_angles_have_their_hand_computed_values() -> None:
@@ -64,9 +64,9 @@ def test_angles_have_their_hand_computed_values() -> None:
 
 
 def test_a_new_module_is_the_models_own_embedding_bit_by_bit(model: PreTrainedModel) -> None:
-    own: Any = model.base_model.rotary_emb
+    original: Any = model.base_model.rotary_emb
     ours = LongRopeRotary(geometry(model, ORIGINAL_LENGTH))
-    for mine, its in zip(ours(LIKE, POSITIONS), own(LIKE, POSITIONS), strict=True):
+    for mine, its in zip(ours(LIKE, POSITIONS), original(LIKE, POSITIONS), strict=True):
         assert torch.equal(mine, its)
 
 
@@ -170,9 +170,9 @@ def test_casting_the_module_does_not_touch_its_frequencies() -> None:
 
 
 def test_installing_repairs_frequencies_that_a_cast_has_rounded(llama: PreTrainedModel) -> None:
-    own: Any = copy.deepcopy(llama.base_model.rotary_emb)
+    original: Any = copy.deepcopy(llama.base_model.rotary_emb)
     rotary = install(llama.bfloat16(), geometry(llama, ORIGINAL_LENGTH))
-    assert torch.equal(rotary(LIKE, POSITIONS)[0], own(LIKE, POSITIONS)[0])
+    assert torch.equal(rotary(LIKE, POSITIONS)[0], original(LIKE, POSITIONS)[0])
 
 
 def test_float64_angles_agree_with_numpy_where_float32_is_off() -> None:

@@ -23,8 +23,8 @@ CHUNK_LENGTHS = [7, 64, WHOLE]
 
 def some_factors(model: PreTrainedModel) -> RopeFactors:
     """Return factors that change every pair but the first, and start tokens."""
-    own = geometry(model, ORIGINAL_LENGTH)
-    return closed_form("ntk", own, 256).model_copy(
+    model_geometry = geometry(model, ORIGINAL_LENGTH)
+    return closed_form("ntk", model_geometry, 256).model_copy(
         update={"num_start_tokens": 9, "attention_scale": 1.1}
     )
 
@@ -34,7 +34,7 @@ def pretrained(model: PreTrainedModel) -> RopeFactors:
     return closed_form("none", geometry(model, ORIGINAL_LENGTH), ORIGINAL_LENGTH)
 
 
-def own_nlls(model: PreTrainedModel, tokens: torch.Tensor) -> NDArray[np.float32]:
+def reference_nlls(model: PreTrainedModel, tokens: torch.Tensor) -> NDArray[np.float32]:
     """Return losses from one ordinary forward pass of a model, (T - 1,)."""
     with torch.inference_mode():
         logits = model(tokens[None], use_cache=False).logits[0, :-1].float()
@@ -60,7 +60,7 @@ def test_every_loss_is_the_models_own_under_the_same_factors(
     install(model, geometry(model, ORIGINAL_LENGTH)).use(factors)
     assert ours.shape == (149,)
     assert ours.dtype == np.dtype(np.float32)
-    np.testing.assert_allclose(ours, own_nlls(model, tokens), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours, reference_nlls(model, tokens), rtol=1e-4, atol=1e-5)
 
 
 def test_factors_change_the_losses(model: PreTrainedModel, tokens: torch.Tensor) -> None:
@@ -77,7 +77,7 @@ def test_chunks_of_extreme_lengths_change_nothing(
     llama: PreTrainedModel, tokens: torch.Tensor, chunk_length: int
 ) -> None:
     ours = token_nlls(llama, tokens, factors=pretrained(llama), chunk_length=chunk_length)
-    np.testing.assert_allclose(ours, own_nlls(llama, tokens), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours, reference_nlls(llama, tokens), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("chunk_length", CHUNK_LENGTHS)
@@ -101,8 +101,8 @@ def test_a_table_is_read_at_the_length_of_the_document_not_of_a_chunk(
     hidden = hidden_states(llama, tokens, chunk_length=chunk_length)
     with torch.inference_mode():
         logits = llama.get_output_embeddings()(hidden[:-1])  # type: ignore[no-untyped-call]
-    found = functional.cross_entropy(logits, tokens[1:], reduction="none").numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    losses = functional.cross_entropy(logits, tokens[1:], reduction="none").numpy()
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("head_rows", [1, 64, 1000])
@@ -114,7 +114,7 @@ def test_the_rows_per_head_call_change_nothing(
 ) -> None:
     monkeypatch.setattr(scoring, "HEAD_ROWS", head_rows)
     ours = token_nlls(llama, tokens, factors=pretrained(llama), chunk_length=WHOLE)
-    np.testing.assert_allclose(ours, own_nlls(llama, tokens), rtol=1e-5)
+    np.testing.assert_allclose(ours, reference_nlls(llama, tokens), rtol=1e-5)
 
 
 def test_losses_in_bfloat16_are_not_rounded_to_bfloat16(
@@ -125,7 +125,7 @@ def test_losses_in_bfloat16_are_not_rounded_to_bfloat16(
     rounded = torch.from_numpy(ours).bfloat16().float().numpy()
     assert (ours != rounded).mean() > 0.5
     # the logits have the same bits; a logarithm of a sum of 97 exponentials is left to float32
-    np.testing.assert_allclose(ours, own_nlls(llama, tokens), rtol=1e-6)
+    np.testing.assert_allclose(ours, reference_nlls(llama, tokens), rtol=1e-6)
 
 
 def test_chunks_in_bfloat16_agree_within_its_rounding(
@@ -149,12 +149,12 @@ def test_greedy_matches_are_those_of_the_models_logits(
     document = tokens.clone()
     # one answer token is what the model would write; the tokens after it then see another past
     document[-1] = guesses[-2]
-    found = greedy_matches(
+    matches = greedy_matches(
         model, document, factors=pretrained(model), chunk_length=chunk_length, num_last=12
     )
     expected = document[-12:] == guesses[-13:-1]
-    np.testing.assert_array_equal(found, expected.numpy())
-    assert found[-1]
+    np.testing.assert_array_equal(matches, expected.numpy())
+    assert matches[-1]
 
 
 def test_a_text_that_the_model_writes_itself_matches_throughout(
@@ -216,19 +216,19 @@ def test_later_tokens_do_not_change_earlier_losses(
 ) -> None:
     changed = tokens.clone()
     changed[100:] = (changed[100:] + 1) % 97
-    one, other = (
+    before, after = (
         token_nlls(model, document, factors=some_factors(model), chunk_length=32)
         for document in (tokens, changed)
     )
-    np.testing.assert_array_equal(one[:99], other[:99])
-    assert (one[99:] != other[99:]).any()
+    np.testing.assert_array_equal(before[:99], after[:99])
+    assert (before[99:] != after[99:]).any()
 
 
 def test_two_equal_runs_are_bit_identical(llama: PreTrainedModel, tokens: torch.Tensor) -> None:
-    one, other = (
+    first, second = (
         token_nlls(llama, tokens, factors=some_factors(llama), chunk_length=32) for _ in range(2)
     )
-    assert one.tobytes() == other.tobytes()
+    assert first.tobytes() == second.tobytes()
 
 
 @pytest.mark.parametrize("num_queries", [1, 5, 12])
@@ -241,11 +241,11 @@ def test_block_causal_attention_agrees_with_a_mask(num_queries: int, dtype: torc
     expected = functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True
     )
-    found, _ = scoring.block_causal_attention(None, query, key, value, None, scaling=0.3)
+    output, _ = scoring.block_causal_attention(None, query, key, value, None, scaling=0.3)
     # Scores are below 6, sums of 16 products: 16 * 6 * 2**-24 = 6e-6 if all round one way, which is the
     # relative error of a weight; outputs are below 3. In bfloat16 each side rounds by 3 * 2**-9 = 6e-3.
     tolerance = 2e-5 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(found.transpose(1, 2), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(output.transpose(1, 2), expected, rtol=0, atol=tolerance)
 
 
 def test_a_model_in_training_mode_is_refused(llama: PreTrainedModel, tokens: torch.Tensor) -> None:

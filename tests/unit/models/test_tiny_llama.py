@@ -50,8 +50,8 @@ def test_it_is_a_small_llama_with_32_pairs_and_a_window_of_256(model):
 def test_as_many_pairs_turn_once_inside_its_window_as_in_llama2(model):
     # Llama-2: base 10000, window 4096, 64 pairs of which pair 45 is the last to turn fully
     llama2 = 10_000.0 ** (np.arange(64) / 64) * 2 * np.pi <= 4096
-    own = geometry(model, WINDOW).periods <= WINDOW
-    assert own.mean() == pytest.approx(llama2.mean(), abs=1 / 32)
+    tiny = geometry(model, WINDOW).periods <= WINDOW
+    assert tiny.mean() == pytest.approx(llama2.mean(), abs=1 / 32)
 
 
 def test_every_digit_is_a_token_and_text_survives_the_tokenizer(tokenizer):

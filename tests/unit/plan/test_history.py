@@ -1,4 +1,4 @@
-"""Why a node is not the finished one: everything that differs is named, and nothing else."""
+"""Tests of the differences between two specifications: all are named, and nothing else."""
 
 import copy
 from typing import Any
@@ -27,19 +27,19 @@ def changed(path: str, value: object) -> dict[str, Any]:
     """Return the specification with one value replaced, or removed if it is `...`."""
     spec = copy.deepcopy(SPEC)
     *folders, name = path.split("/")
-    place = spec
+    parent = spec
     for folder in folders:
-        place = place[folder]
+        parent = parent[folder]
     if value is ...:
-        del place[name]
+        del parent[name]
     else:
-        place[name] = value
+        parent[name] = value
     return spec
 
 
 def said(now: dict[str, Any], before: dict[str, Any] = SPEC) -> list[str]:
     """Return the differences as they are printed."""
-    return [f"{found.about} {found.text}" for found in differences(now, before)]
+    return [f"{each.about} {each.text}" for each in differences(now, before)]
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_several_changes_are_all_named(kinds):
         path, value = CHANGES[kind]
         top = path.split("/")[0]
         now[top] = changed(path, value)[top]
-    found = differences(now, SPEC)
-    assert sorted(difference.about for difference in found) == sorted(kinds)
-    assert only_code(found) == (kinds == {"code"})
+    reported = differences(now, SPEC)
+    assert sorted(difference.about for difference in reported) == sorted(kinds)
+    assert only_code(reported) == (kinds == {"code"})
 
 
 @pytest.mark.parametrize(

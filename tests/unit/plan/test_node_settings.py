@@ -1,4 +1,4 @@
-"""Settings of nodes: what is hashed, what a job parses back, which defaults may not change."""
+"""Tests of the settings of nodes: hashing, parsing by a job, defaults that may not change."""
 
 import json
 from typing import Any, get_args

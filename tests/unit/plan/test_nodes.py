@@ -1,4 +1,4 @@
-"""A plan as a value: what is written is read again, and evaluations are grouped for jobs."""
+"""Tests of a plan as a value: writing and reading, and evaluations grouped for jobs."""
 
 import pytest
 from hypothesis import given
@@ -86,7 +86,7 @@ def test_every_evaluation_is_in_one_batch_with_others_of_its_inputs(choices, siz
     sources = [
         Node(kind="search", label=str(index), settings=SETTINGS["search"]) for index in range(4)
     ]
-    made = [evaluation(f"e{place}", sources[choice]) for place, choice in enumerate(choices)]
+    made = [evaluation(f"e{index}", sources[choice]) for index, choice in enumerate(choices)]
     batches = plan_of(made, size).evaluation_batches()
     assert sorted(node.label for batch in batches for node in batch) == sorted(
         node.label for node in made

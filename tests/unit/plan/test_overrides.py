@@ -1,4 +1,4 @@
-"""`--config` of the verbs: settings laid over a configuration as Snakemake does, and what ran with them."""
+"""Tests of `--config` of the verbs: settings laid over a configuration as Snakemake does."""
 
 import json
 import shlex
@@ -94,7 +94,7 @@ def runs(tmp_path, monkeypatch) -> tuple[Plan, Plan]:
 
 
 def there(made: Plan) -> bool:
-    """Tell whether all nodes of a plan are in the store."""
+    """Return whether all nodes of a plan are in the store."""
     return all((STORE / node.key / "DONE").is_file() for node in made)
 
 

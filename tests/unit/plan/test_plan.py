@@ -1,4 +1,4 @@
-"""The plan: what is in a digest, what a change reaches, how nodes are named, what is refused."""
+"""Tests of the plan: contents of digests, reach of a change, names of nodes, refusals."""
 
 import subprocess
 import sys
@@ -160,7 +160,7 @@ def test_population_is_halved_above_the_given_length_only(root):
     nodes = build(root, edit).nodes
     keys = ("population_size", "num_mutations", "num_crossovers", "num_parents")
     algorithms = {name: nodes[name].settings.search.algorithm for name in nodes if "search" in name}
-    at = {name: [getattr(own, key) for key in keys] for name, own in algorithms.items()}
+    at = {name: [getattr(algorithm, key) for key in keys] for name, algorithm in algorithms.items()}
     assert at["search/tiny-2048"] == [64, 16, 16, 32]
     assert at["search/tiny-ft2048-8192"] == [32, 8, 8, 32]
 
@@ -272,22 +272,22 @@ def test_the_settings_of_an_algorithm_are_those_it_reads(root):
 def test_an_edit_of_another_algorithms_code_changes_no_search(root, name):
     node = build(root, searching(name)).nodes["search/tiny-1024"]
     modules = {part.rpartition(".")[2] for part in node.parts if ".algorithms." in part}
-    own = {"evolution": "evolution", "evolution-public": "public", "cma": "cma"}
-    others = {"evolution", "public", "cma", "auto", "gradient"} - {own[name]}
+    module = {"evolution": "evolution", "evolution-public": "public", "cma": "cma"}
+    others = {"evolution", "public", "cma", "auto", "gradient"} - {module[name]}
     # the authors' evolution is built on the published one
     assert modules & others <= ({"evolution"} if name == "evolution-public" else set())
-    assert own[name] in modules
+    assert module[name] in modules
 
 
 def test_settings_of_an_algorithm_beside_it_are_read_as_its_own(root):
-    def beside(raw: dict[str, Any]) -> None:
+    def next_to_it(raw: dict[str, Any]) -> None:
         raw["search"].update(algorithm="evolution", population_size=65)
 
     def under_its_name(raw: dict[str, Any]) -> None:
         raw["search"].update(algorithm="cma", cma={"step": 0.6})
 
     same = build(root, searching("evolution", population_size=65))
-    assert changed(same, build(root, beside)) == set()
+    assert changed(same, build(root, next_to_it)) == set()
     assert changed(build(root, searching("cma", step=0.6)), build(root, under_its_name)) == set()
 
 
@@ -299,9 +299,9 @@ def test_settings_that_the_algorithm_does_not_read_are_refused_with_what_to_writ
 
 def test_another_algorithm_reaches_every_search(root):
     plans = [build(root, searching(name)) for name in ("evolution", "evolution-public", "cma")]
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        reached = changed(plans[one], plans[other])
-        assert {name for name in plans[one].nodes if name.startswith("search/")} <= reached
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        reached = changed(plans[first], plans[second])
+        assert {name for name in plans[first].nodes if name.startswith("search/")} <= reached
 
 
 def test_the_seed_changes_searches_and_what_follows_but_no_tokens(root):

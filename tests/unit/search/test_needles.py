@@ -14,7 +14,7 @@ from repository import ROOT
 from searches import SEED, SMALL
 
 from longrope.data import prompts
-from longrope.data.token_store import Text as Document
+from longrope.data.documents import NamedText
 from longrope.data.token_store import TokenStore, write_store
 from longrope.errors import UserError
 from longrope.models.loading import geometry
@@ -137,7 +137,7 @@ def stage(llama, tokenizer, tmp_path):
     )
     tuned.save(tmp_path / "model" / "factors.json")
     encoder = character_tokenizer()
-    documents = [Document(f"book {n}", f"{n} little words " * 60) for n in range(2)]
+    documents = [NamedText(f"book {n}", f"{n} little words " * 60) for n in range(2)]
     (tmp_path / "tokens").mkdir()
     write_store(tmp_path / "tokens", documents, encoder, 97)
     inputs = {

@@ -1,4 +1,4 @@
-"""Hyper-parameter files of the public code to the search of a configuration, through the command line."""
+"""Tests of the conversion of hyper-parameter files of the public code, through the command line."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ THEIRS = {
     "parents_size": 32,
     "list_step": 0.01,
 }
-"""what all files of the public code say"""
+"""values in all files of the public code"""
 CONFIG = {
     "experiment": "small",
     "model": {"name": "own", "path": "own", "original_length": 4096},
@@ -39,17 +39,17 @@ def config(search=None, **changes):
 
 @pytest.fixture
 def convert(tmp_path, monkeypatch, capsys):
-    """Return a function that converts contents and gives what was written, or None, and the lines told."""
+    """Return a function that converts contents; it returns the block or None, and the lines on stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(content, output, *options):
         Path("in.json").write_text(json.dumps(content))
         Path(output).unlink(missing_ok=True)
         code = main(["factors", "convert", "in.json", output, *options])
-        told = capsys.readouterr().err.splitlines()
+        lines = capsys.readouterr().err.splitlines()
         assert code == (not Path(output).exists())
         text = Path(output).read_text() if code == 0 else None
-        return text and yaml.safe_load(text), told
+        return text and yaml.safe_load(text), lines
 
     return run
 
@@ -76,12 +76,12 @@ def test_a_file_becomes_the_search_block_of_the_public_algorithm(convert):
 
 def test_the_scale_multiplies_the_counts_and_not_the_step_and_what_is_not_held_is_told(convert):
     theirs = THEIRS | {"evo_scale": 0.1, "max_crossover_try": 30, "verbose": True}
-    block, told = convert(theirs, "out.yaml")
+    block, lines = convert(theirs, "out.yaml")
     # rounded towards zero, as int() does there: 6.4, 4, 1.6, 1.6, 3.2
     names = ("population_size", "num_iterations", "num_mutations", "num_crossovers", "num_parents")
     assert [block["search"]["algorithm"][name] for name in names] == [6, 4, 1, 1, 3]
     assert block["search"]["grid"] == 0.01
-    assert told == [
+    assert lines == [
         "longrope: warning: out.yaml does not hold evo_scale (0.1, which the counts are multiplied by), "
         "max_crossover_try (30, here always 20), verbose."
     ]
@@ -97,8 +97,8 @@ def test_the_scale_multiplies_the_counts_and_not_the_step_and_what_is_not_held_i
     list_step=st.floats(1e-6, 10),
 )
 def test_the_block_is_the_search_that_the_file_means(convert, **numbers):
-    block, told = convert(THEIRS | numbers, "out.yaml")
-    assert told == []
+    block, lines = convert(THEIRS | numbers, "out.yaml")
+    assert lines == []
     search = configuration.parse(config(block["search"]), source="block").search
     algorithm = search.algorithm
     assert (algorithm.name, search.grid) == ("evolution-public", numbers["list_step"])

@@ -1,4 +1,4 @@
-"""Settings: what loads, what is refused and in which words, what is generated from the models."""
+"""Tests of the settings: loading, refusals and their words, generated files."""
 
 import copy
 import json
@@ -60,7 +60,7 @@ def refusal(edit: Edit) -> str:
     return str(caught.value)
 
 
-# What is generated ------------------------------------------------------------------------------
+# Generated files --------------------------------------------------------------------------------
 
 
 def test_schema_and_readme_are_what_the_models_say():
@@ -97,7 +97,7 @@ def test_a_readme_row_shows_type_unit_bounds_and_default():
     assert "| `original_length` | whole number | tokens; > 0 | required |" in text
 
 
-# What loads -------------------------------------------------------------------------------------
+# Loading ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -150,7 +150,7 @@ def test_settings_survive_a_round_trip():
     assert Config.model_validate(config.model_dump()) == config
 
 
-# What is refused --------------------------------------------------------------------------------
+# Refusals ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -340,21 +340,21 @@ def test_a_missing_file_is_named(tmp_path):
 # Properties -------------------------------------------------------------------------------------
 
 
-PLACES = [(), ("model",), ("search",), ("search", "documents"), ("evaluate",)]
+SECTIONS = [(), ("model",), ("search",), ("search", "documents"), ("evaluate",)]
 
 
-@given(name=st.from_regex(r"[a-z_]{3,12}", fullmatch=True), place=st.sampled_from(PLACES))
-def test_no_unknown_key_is_ever_accepted(name, place):
+@given(name=st.from_regex(r"[a-z_]{3,12}", fullmatch=True), section=st.sampled_from(SECTIONS))
+def test_no_unknown_key_is_ever_accepted(name, section):
     raw = small()
     target = raw
-    for key in place:
+    for key in section:
         target = target[key]
     known = json.loads(schema.schema_text())
     names = set(known["properties"]).union(*(m["properties"] for m in known["$defs"].values()))
     if name in names:
         return
     target[name] = 1
-    with pytest.raises(UserError, match=re.escape(".".join((*place, name)))):
+    with pytest.raises(UserError, match=re.escape(".".join((*section, name)))):
         configuration.parse(raw, source="small.yaml")
 
 
