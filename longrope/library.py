@@ -122,7 +122,7 @@ def search_factors(
         texts: token ids of each text, or strings with a tokenizer. Random stretches of `target_length`
             tokens are scored, of different texts while there are any.
         target_length: window to search for, tokens.
-        original_length: window the model was pretrained with, tokens; None: what its config says.
+        original_length: window the model was pretrained with, tokens; None: that of its config.
         base: factors the model was fine-tuned under, which the searched ones multiply; None: pretrained.
         tokenizer: fast tokenizer of the model, for strings and for the objective `needle`.
         begin: ids put before every stretch; None: what the tokenizer puts there, nothing without one.
@@ -215,7 +215,7 @@ def _table(model: PreTrainedModel, factors: Factors | None) -> FactorTable:
 def _corpus(
     model: PreTrainedModel, texts: Texts, tokenizer: PreTrainedTokenizerBase | None
 ) -> Iterator[Path]:
-    """Write texts as a token store, with the tokenizer beside it, to a temporary folder."""
+    """Write texts as a token store, with the tokenizer, to a temporary folder."""
     if isinstance(texts, str) or len(texts) == 0:
         raise UserError(
             "texts must be a list with at least one text; got an empty one or one string."

@@ -1,7 +1,7 @@
 """Cost of a node of a plan (FLOPs, memory, GPUs, hours) and the resources its job requests. Pure.
 
-A node's settings say how many documents of which length are scored, so its cost is known before anything
-is fetched. Numbers are upper bounds where a run may find work already done. See docs/cost.md.
+A node's settings determine how many documents of which length are scored, so its cost is known before
+anything is fetched. Numbers are upper bounds where a run may find work already done. See docs/cost.md.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -142,7 +142,7 @@ def _scoring(
 def _training(
     settings: FinetuneNode, runtime: NodeRuntime, shape: Shape, machine: Machine
 ) -> Estimate:
-    """Return the cost of a fine-tuning on as few GPUs as hold it, of those that can share it."""
+    """Return the cost of a fine-tuning on the fewest GPUs that fit it and can share it."""
     training, on_gpu = settings.training, bool(machine.gpus_per_node)
     length, dtype = settings.text_length, training.dtype
     rows = training.num_steps * training.batch_size
@@ -241,7 +241,7 @@ class _Memory:
     """bytes in main memory instead, over all devices"""
 
     def gpus(self, machine: Machine, counts: Sequence[int]) -> int:
-        """Return the first of some numbers of GPUs that hold it, or the last; 0 without GPUs."""
+        """Return the first of some numbers of GPUs that fit it, or the last; 0 without GPUs."""
         if not machine.gpus_per_node:
             return 0
         return next((gpus for gpus in counts if self._fits(machine, gpus)), counts[-1])
@@ -250,7 +250,7 @@ class _Memory:
         return CUDA_BYTES + self.computing(gpus) <= GPU_SHARE * machine.gpu_memory
 
     def on(self, machine: Machine, *, gpus: int) -> dict[str, Any]:
-        """Return the fields of an estimate that say where it runs and what it holds there."""
+        """Return the fields of an estimate on devices, nodes and memory."""
         host: float = PROCESS_BYTES[self.process]
         if not gpus:
             host += self.computing(1) + self.offloaded

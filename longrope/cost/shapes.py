@@ -160,8 +160,8 @@ class Shape:
     ) -> int:
         """Return the bytes of T tokens of a micro-batch when their backward pass begins.
 
-        The logits count three times, in float32: log-softmax, its gradient and theirs. `logits` says of how
-        many tokens they are there at once, None for all.
+        The logits count three times, in float32: log-softmax, its gradient and theirs. `logits` is the
+        number of tokens whose logits exist at once, None for all.
         """
         layer = self._saved_by_layer(dtype) * tokens
         stored = self.checkpoint_bytes(tokens) + layer if checkpointing else self.layers * layer

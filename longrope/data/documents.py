@@ -134,7 +134,7 @@ def _rows(reader: "Reader", path: Path, column: str) -> Iterator[Row]:
                 f"{path} does not exist any more; restore it, or correct source.files and run again."
             ) from None
         except OSError as error:
-            # a read that fails midway does not say which file it was
+            # a read that fails midway does not name its file
             error.filename = str(path)
             raise
 
@@ -214,7 +214,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[Row]:
     try:
         table = ParquetFile(path)
     except (ArrowException, OSError, ValueError) as error:
-        # an error of the system says nothing of the data
+        # an error of the system does not mean damaged data
         if isinstance(error, OSError) and error.errno:
             raise
         raise UserError(f"{path} is not a Parquet file; convert or fetch it again.") from None
@@ -236,7 +236,7 @@ def _next_batch(batches: Iterator[Any], path: Path, row: int) -> Any | None:
     try:
         return next(batches, None)
     except (ArrowException, OSError, ValueError) as error:
-        # an error of the system says nothing of the data
+        # an error of the system does not mean damaged data
         if isinstance(error, OSError) and error.errno:
             raise
         reason = " ".join(str(error).split())[:200]
@@ -315,7 +315,7 @@ def _column(value: object, column: str, where: str) -> object:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """Yield the contents of a file, which may be compressed as the end of its name says."""
+    """Yield the contents of a file, decompressed according to the end of its name."""
     suffix = path.suffix.lower()
     try:
         # even an empty file has a header once it is compressed

@@ -20,9 +20,9 @@ OTHER_SIZES = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 DROPPED_ROPE_TYPES = ("dynamic", "linear", "yarn")
 """blocks that users add to an unchanged checkpoint; the others come with weights trained under them"""
 QUANTISERS = ("quantization_config", "compression_config", "quantization")
-"""keys of config.json that say how weights were quantised; MLX writes the last"""
+"""keys of config.json that describe how weights were quantised; MLX writes the last"""
 QUANTISER_FILES = ("quantize_config.json", "quant_config.json")
-"""files in which older GPTQ and AWQ tools say so"""
+"""files in which older GPTQ and AWQ tools describe it"""
 
 Config = Mapping[str, Any]
 
@@ -172,7 +172,7 @@ def _windowed(config: Config) -> bool:
 
 def _require_model(folder: Path) -> None:
     """Refuse a folder without config.json, and one that holds an adapter."""
-    # Also beside a config.json: with peft installed, transformers would load the adapter's base instead.
+    # Also next to a config.json: with peft installed, transformers would load the adapter's base instead.
     if reading.is_file(folder / "adapter_config.json"):
         base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
         raise UserError(

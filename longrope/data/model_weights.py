@@ -119,7 +119,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _read_header(path: Path) -> dict[str, Tensor]:
-    """Return the header of a safetensors file whose size is what the header says.
+    """Return the header of a safetensors file after checking the file's size against it.
 
     Eight bytes of length, little-endian, then the header in JSON, then the tensors without gaps.
     """

@@ -29,7 +29,7 @@ ANSWER = " {key}"
 KEY_RANGE = (10_000, 100_000)
 
 ATTEMPTS = 4
-"""encodings of a prompt in search of filler that makes it exactly as long as asked for"""
+"""encodings of a prompt in search of filler that gives exactly the requested length"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def draw_key(generator: np.random.Generator) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Draft:
-    """A prompt's text and its tokens, of whatever number."""
+    """A prompt's text and its tokens, whose number is not yet exact."""
 
     text: str
     encoding: Encoding

@@ -1,4 +1,4 @@
-"""Token stores: texts encoded in segments into one flat memory-mapped array with offsets and names.
+"""Token stores: texts encoded in spans into one flat memory-mapped array with offsets and names.
 
 Long documents never become one Python list.
 """
@@ -16,7 +16,7 @@ from longrope.data.documents import NamedText
 from longrope.data.tokenizers import Encoder, encode_plain
 from longrope.errors import UserError
 
-SEGMENT_CHARACTERS = 100_000
+SPAN_CHARACTERS = 100_000
 OVERLAP_CHARACTERS = 2_000
 
 
@@ -30,28 +30,28 @@ Tokens = tuple[NDArray[np.int64], NDArray[np.int64]]
 def encode(encoder: Encoder, text: str) -> Iterator[NDArray[np.int64]]:
     """Yield the tokens of one text in arrays that join to the encoding of the whole.
 
-    Segments overlap; two neighbours are joined in the middle of the overlap, where neither can see an end
-    of its segment. Where they disagree even there, as inside an endless word, they become one segment.
+    Spans overlap; two neighbours are joined in the middle of the overlap, where neither can see an end
+    of its span. Where they disagree even there, as inside an endless word, they become one span.
     """
-    step = SEGMENT_CHARACTERS - OVERLAP_CHARACTERS
+    step = SPAN_CHARACTERS - OVERLAP_CHARACTERS
     starts = range(0, max(1, len(text) - OVERLAP_CHARACTERS), step)
     begin, held_start = 0, 0
     held: Tokens | None = None
     for first in range(0, len(starts), 16):
         group = starts[first : first + 16]
-        segments = [text[start : start + SEGMENT_CHARACTERS] for start in group]
-        for start, encoding in zip(group, encode_plain(encoder, segments), strict=True):
-            segment = _tokens(encoding, start)
+        spans = [text[start : start + SPAN_CHARACTERS] for start in group]
+        for start, encoding in zip(group, encode_plain(encoder, spans), strict=True):
+            span = _tokens(encoding, start)
             if held is not None:
-                cut = _join(held, segment, start + OVERLAP_CHARACTERS // 2)
+                cut = _join(held, span, start + OVERLAP_CHARACTERS // 2)
                 if cut is None:
-                    both = text[held_start : start + SEGMENT_CHARACTERS]
+                    both = text[held_start : start + SPAN_CHARACTERS]
                     (encoding,) = encode_plain(encoder, [both])
                     held = _tokens(encoding, held_start)
                     continue
                 yield held[0][(held[1] >= begin) & (held[1] < cut)]
                 begin = cut
-            held, held_start = segment, start
+            held, held_start = span, start
     if held is not None:
         yield held[0][held[1] >= begin]
 
@@ -62,7 +62,7 @@ def _tokens(encoding: Any, start: int) -> Tokens:
 
 
 def _join(left: Tokens, right: Tokens, middle: int) -> int | None:
-    """Return the first character after `middle` where a token begins, None if the segments differ there."""
+    """Return the first character after `middle` where a token begins, None if the spans differ there."""
     margin = OVERLAP_CHARACTERS // 4
     near = [(at >= middle - margin) & (at < middle + margin) for _, at in (left, right)]
     if not all(np.array_equal(a[near[0]], b[near[1]]) for a, b in zip(left, right, strict=True)):

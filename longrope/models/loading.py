@@ -139,11 +139,11 @@ def geometry(model: PreTrainedModel, original_length: int | None = None) -> Geom
 
     Args:
         model: as `load_model` returns it; an installed LongRopeRotary changes nothing.
-        original_length: context window of the pretrained model, tokens; None: what its config says.
+        original_length: context window of the pretrained model, tokens; None: that of its config.
 
     Raises:
-        UserError: if the model has not one rotary embedding for all its layers, or its config does not say
-            its window.
+        UserError: if the model has not one rotary embedding for all its layers, or its config lacks its
+            window.
     """
     rotary: Any = getattr(model.base_model, "rotary_emb", None)
     if not isinstance(getattr(rotary, "inv_freq", None), torch.Tensor):

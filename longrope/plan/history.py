@@ -93,7 +93,7 @@ def _code(now: Spec, before: Spec) -> Iterator[Difference]:
         for name in _names(new, old)
         if new.get(name) != old.get(name)
     ]
-    # Manifests written before `parts` existed cannot say which modules it was.
+    # Manifests written before `parts` existed do not name the modules.
     yield Difference("code", f"changed: {', '.join(changed)}" if old and changed else "changed")
 
 

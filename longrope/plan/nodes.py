@@ -44,7 +44,7 @@ class Node:
     modules: tuple[str, ...] = ()
     """modules whose code counts, besides the stage's own"""
     parts: Mapping[str, str] = field(default_factory=dict)
-    """module -> hash, of all that `code` comes from; says what changed, outside the digest"""
+    """module -> hash, of all modules behind `code`; to name changed ones, outside the digest"""
     versions: Mapping[str, str] = field(default_factory=dict)
     """package -> installed version, of those that a configuration makes part of the identity"""
     runtime: NodeRuntime = field(default_factory=NodeRuntime)

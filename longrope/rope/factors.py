@@ -18,7 +18,7 @@ from longrope.errors import UserError, explain
 
 
 class FactorsFile(BaseModel):
-    """Base class: a value that a JSON file holds."""
+    """Base class of values that are stored as JSON files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     file_kind: ClassVar[str]
@@ -100,7 +100,7 @@ class RopeFactors(FactorsFile):
 
 
 class FactorTable(FactorsFile):
-    """Factors by length: the entry with the smallest length that holds the sequence is used.
+    """Factors by length: the entry with the smallest length that fits the sequence is used.
 
     Source: Ding et al. 2024, section 3.3 (recovery at short lengths).
     """

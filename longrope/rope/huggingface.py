@@ -18,9 +18,9 @@ from longrope.rope.stated import Fields, StatedFacts
 ORIGINAL = "original_max_position_embeddings"
 MAXIMUM = "max_position_embeddings"
 DEFAULT_ORIGINALS = {"phi3": 4096, "phi4_multimodal": 4096}
-"""model_type -> original length where config.json has none at its top level, whatever its block says"""
+"""model_type -> original length where config.json has none at its top level, also if its block has one"""
 DEFAULT_PARTS = {"gpt_neox": 0.25}
-"""model_type -> share of a head that is rotated where config.json does not say it; 1 for all others"""
+"""model_type -> share of a head that is rotated where config.json has none; 1 for all others"""
 PART = "partial_rotary_factor"
 ROTARY_KEYS = {"rope_theta": ("rope_theta", "rotary_emb_base"), PART: (PART, "rotary_pct")}
 """Field of RopeFactors -> its key, and that of GPT-NeoX"""

@@ -57,7 +57,7 @@ class Settings(BaseModel):
         return base(**{name: getattr(self, name) for name in base.model_fields} | changes)
 
     def identity(self) -> dict[str, Any]:
-        """Return what counts in a digest, as JSON values; `model_validate` of it gives equal results."""
+        """Return the fields that count in a digest, as JSON; `model_validate` of it gives equal results."""
         return {
             name: _identity(getattr(self, name))
             for name, field in type(self).model_fields.items()

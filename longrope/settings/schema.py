@@ -208,7 +208,7 @@ def _texts() -> dict[Path, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the generated files, or say which of them have drifted; return the exit status."""
+    """Write the generated files, or print those that have drifted; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m longrope.settings.schema", description=__doc__)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", action="store_true", help="write both files")

@@ -90,7 +90,7 @@ class LocalSource(Settings):
 
 
 class CorpusSettings(Settings):
-    """One corpus: where its documents come from and what it stands in for."""
+    """One corpus: source and treatment of its documents."""
 
     source: PackageSource | HubSource | LocalSource = Field(
         discriminator="kind", description="where the documents come from"

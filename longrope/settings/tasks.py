@@ -111,7 +111,7 @@ class PerplexityTask(TaskSettings):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what counts in a digest; single windows have no stride."""
+        """Return the fields that count in a digest; single windows have no stride."""
         unread = {"stride", "max_tokens"} if self.protocol == "window" else set()
         return {key: value for key, value in super().identity().items() if key not in unread}
 

@@ -32,7 +32,7 @@ def problem(directory: Path, *, checksums: bool = True) -> str | None:
     """Return why a committed directory does not match its manifest, or None if it does.
 
     Raises:
-        OSError: if the system refuses to read a file, which says nothing of its contents.
+        OSError: if the system refuses to read a file, which need not be damaged.
     """
     try:
         manifest = json.loads(reading.read_text(directory / "manifest.json"))
@@ -219,7 +219,7 @@ def _compute(
     try:
         compute(work)
     finally:
-        # Also after a cancelled job, so that another user can go on with its work.
+        # Also after a cancelled job, so that another user can resume its work.
         modes.share(work)
     seconds = time.monotonic() - began
     files = {

@@ -174,7 +174,7 @@ def _memories(store: Path) -> list[Path]:
 
 
 def silent_memories(store: Path) -> list[Path]:
-    """Return the score memories that do not say whose scores they hold; they are kept."""
+    """Return the score memories without a readable context, which are never deleted."""
     return [path for path in _memories(store) if not _refers_to(path)]
 
 

@@ -1,4 +1,4 @@
-"""File modes in a store: those of new files, so that everybody with access can share it.
+"""File modes in a store: those of new files, so that all users with access can share it.
 
 Some libraries, such as safetensors, create files that only their owner can read. The umask, or the default
 access list of a directory, determines the mode that a new file should have.

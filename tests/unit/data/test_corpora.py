@@ -1,4 +1,4 @@
-"""Tests of encoding documents in segments."""
+"""Tests of encoding documents in spans."""
 
 import tracemalloc
 
@@ -66,14 +66,14 @@ TEXTS = st.lists(st.tuples(WORDS, st.sampled_from([" ", "  ", "\n", ". "])), max
 
 
 @pytest.fixture
-def small_segments(monkeypatch):
-    """Cut texts into segments of 200 characters that overlap by 60."""
-    monkeypatch.setattr(corpora, "SEGMENT_CHARACTERS", 200)
+def small_spans(monkeypatch):
+    """Cut texts into spans of 200 characters that overlap by 60."""
+    monkeypatch.setattr(corpora, "SPAN_CHARACTERS", 200)
     monkeypatch.setattr(corpora, "OVERLAP_CHARACTERS", 60)
 
 
 def joined(tokenizer, text):
-    """Return the tokens of all segments as one list."""
+    """Return the tokens of all spans as one list."""
     return np.concatenate(list(encode(tokenizer, text))).tolist()
 
 
@@ -87,7 +87,7 @@ def whole(tokenizer, text):
 @settings(deadline=None)
 def test_pieces_join_to_the_encoding_of_the_whole(name, text):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpora, "SEGMENT_CHARACTERS", 200)
+        patch.setattr(corpora, "SPAN_CHARACTERS", 200)
         patch.setattr(corpora, "OVERLAP_CHARACTERS", 60)
         assert joined(TOKENIZERS[name], text) == whole(TOKENIZERS[name], text)
 
@@ -96,13 +96,13 @@ def test_pieces_join_to_the_encoding_of_the_whole(name, text):
 @pytest.mark.parametrize(
     "unit", [SOME_TEXT, "Größe 🙂 naïve ", "日本語。", "a b ", "\n \n", "١٢٣ "]
 )
-def test_text_of_many_groups_of_pieces_joins(small_segments, name, unit):
+def test_text_of_many_groups_of_pieces_joins(small_spans, name, unit):
     text = unit * (9000 // len(unit))
     assert joined(TOKENIZERS[name], text) == whole(TOKENIZERS[name], text)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_every_length_around_the_size_of_a_piece_joins(small_segments, name):
+def test_every_length_around_the_size_of_a_piece_joins(small_spans, name):
     text = SOME_TEXT * 3
     for length in [0, 1, 59, 60, 61, *range(195, 205), *range(335, 345), *range(475, 485)]:
         assert joined(TOKENIZERS[name], text[:length]) == whole(TOKENIZERS[name], text[:length])
@@ -127,12 +127,12 @@ def test_runs_longer_than_an_overlap_join_too(runs):
     # no token boundary is safe inside them: where they are cut depends on where they begin
     text = " and ".join(unit * (count // len(unit) + 1) for unit, count in runs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpora, "SEGMENT_CHARACTERS", 200)
+        patch.setattr(corpora, "SPAN_CHARACTERS", 200)
         patch.setattr(corpora, "OVERLAP_CHARACTERS", 60)
         assert joined(OF_RUNS, text) == whole(OF_RUNS, text)
 
 
-def test_only_the_pieces_around_a_run_are_encoded_again(small_segments):
+def test_only_the_pieces_around_a_run_are_encoded_again(small_spans):
     lengths = []
 
     class Watched:
@@ -145,7 +145,7 @@ def test_only_the_pieces_around_a_run_are_encoded_again(small_segments):
     assert 200 < max(lengths) <= 3 * 200, "some runs were cut in two"
 
 
-def test_a_word_longer_than_a_piece_stays_one_token(small_segments):
+def test_a_word_longer_than_a_piece_stays_one_token(small_spans):
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "x" * 900: 1}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     text = "x" * 900 + " " + "y" * 300 + " " + "x" * 900
@@ -153,7 +153,7 @@ def test_a_word_longer_than_a_piece_stays_one_token(small_segments):
 
 
 def test_memory_does_not_grow_with_the_length_of_a_document(monkeypatch):
-    monkeypatch.setattr(corpora, "SEGMENT_CHARACTERS", 5000)
+    monkeypatch.setattr(corpora, "SPAN_CHARACTERS", 5000)
     monkeypatch.setattr(corpora, "OVERLAP_CHARACTERS", 500)
     peaks = []
     for length in (100_000, 400_000):
