@@ -37,17 +37,34 @@ def _estimate(options: argparse.Namespace) -> None:
     plan = planned(options.config, options.store, options.overrides)
     say_warnings(plan)
     name = options.hardware or plan.hardware
-    machine = read_machine(name, options.hardware_table)
-    shape = Shape.of(plan.shape)
-    if shape is None:
-        raise UserError(
-            f"{options.config}: nothing tells the shape of the model before it is fetched; give "
-            "model.shape (see config/README.md)."
-        )
-    costs = [(node, estimate(node, shape, machine)) for node in plan]
+    shape = _shape(plan, options.config)
+    costs = _costs(plan, shape, name, options.hardware_table)
     print(f"{plan.experiment} on {name}, a model of {shape.parameters:,} parameters\n")
     print(table(costs))
     print(f"\n{_foot(plan, costs)}")
+
+
+def totals(plan: Plan, source: Path, hardware: str, hardware_table: Path) -> str:
+    """Return one line on what a plan costs on a machine; raises UserError as the verb does."""
+    costs = [cost for _, cost in _costs(plan, _shape(plan, source), hardware, hardware_table)]
+    hours = sum(cost.gpu_hours or 0 for cost in costs)
+    unit = "GPU-hours" if any(cost.gpus for cost in costs) else "hours of one thread"
+    return f"{len(costs)} nodes, at most {_number(hours)} {unit} on {hardware}"
+
+
+def _shape(plan: Plan, source: Path) -> Shape:
+    shape = Shape.of(plan.shape)
+    if shape is None:
+        raise UserError(
+            f"{source}: nothing tells the shape of the model before it is fetched; give "
+            "model.shape (see config/README.md)."
+        )
+    return shape
+
+
+def _costs(plan: Plan, shape: Shape, hardware: str, table: Path) -> list[tuple[Node, Estimate]]:
+    machine = read_machine(hardware, table)
+    return [(node, estimate(node, shape, machine)) for node in plan]
 
 
 def table(costs: Sequence[tuple[Node, Estimate]]) -> str:

@@ -25,7 +25,7 @@ from longrope.settings.nodes import (
     TokenizeNode,
 )
 from longrope.settings.search import SearchMethod, SearchSettings, StudySettings
-from longrope.settings.sources import CorpusSettings
+from longrope.settings.sources import CorpusSettings, Share
 from longrope.settings.tasks import BenchmarkSettings, PlannedTask, TaskSettings
 from longrope.settings.training import (
     FinetuneSettings,
@@ -140,13 +140,24 @@ class _Builder:
             join_to=corpus.join_to,
             empty_rows=corpus.empty_rows,
             special_tokens=corpus.special_tokens,
+            share=self._share(ref),
         )
         sources = {
-            "documents": self._documents_source(ref.corpus, ref.split),
+            "documents": self._documents_source(ref.corpus, corpus.file_split(ref.split)),
             "tokenizer": self.base["model"],
         }
         name = f"{self.config.model.name}-{ref.corpus}-{ref.split}"
         return self._add("tokenize", name, settings, sources)
+
+    def _share(self, ref: SplitRef) -> Share | None:
+        corpus = self.config.corpora[ref.corpus]
+        try:
+            return corpus.share(ref.split)
+        except KeyError:
+            known = ", ".join(corpus.splits or ())
+            raise UserError(
+                f"corpora.{ref.corpus}.splits has no split {ref.split!r}; it has {known}."
+            ) from None
 
     # Extension ------------------------------------------------------------------------------------
 

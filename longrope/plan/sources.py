@@ -127,14 +127,21 @@ class Sources:
                 revision=source.revision,
                 files=source.files[split],
             )
-        return self._local_documents(name, source, split)
+        return self._local_documents(name, split)
 
-    def _local_documents(self, name: str, source: LocalSource, split: str) -> Raw:
+    def local_files(self, name: str, split: str) -> list[str]:
+        """Return the names of the files of a local corpus, relative to the root."""
+        source = self.config.corpora[name].source
+        assert isinstance(source, LocalSource)
+        key = f"corpora.{name}.source.files.{split}"
+        return sorted(
+            {file for entry in source.files[split] for file in self._files_of(key, entry)}
+        )
+
+    def _local_documents(self, name: str, split: str) -> Raw:
         """Return the files of a split in the order of their names; looked up once per object."""
         if (name, split) not in self._local:
-            key = f"corpora.{name}.source.files.{split}"
-            entries = source.files[split]
-            names = sorted({file for entry in entries for file in self._files_of(key, entry)})
+            names = self.local_files(name, split)
             digests = self.raw_files.digests([self.root / file for file in names])
             self._local[name, split] = Raw(".", dict(zip(names, digests, strict=True)))
         return self._local[name, split]

@@ -20,7 +20,7 @@ from longrope.settings.common import (
     Tokens,
 )
 from longrope.settings.search import SearchMethod
-from longrope.settings.sources import Bos, RopeScaling
+from longrope.settings.sources import Bos, RopeScaling, Share
 from longrope.settings.tasks import Task
 from longrope.settings.training import ParallelSettings, TrainingSettings, Watched
 
@@ -100,6 +100,7 @@ class TokenizeNode(Settings):
     join_to: Tokens | None = None
     empty_rows: Literal["skip", "refuse"] = "skip"
     special_tokens: Literal["text", "token"] = "text"
+    share: Annotated[Share | None, UNLESS_DEFAULT] = None
 
 
 class SearchNode(ScoringUse):

@@ -89,6 +89,14 @@ class LocalSource(Settings):
     column: str = Field("text", description="column that holds a document's text")
 
 
+class Share(Settings):
+    """The documents of one split, where splits divide the same files: some of every `of` documents."""
+
+    places: list[int]
+    """numbers modulo `of`, counted from 0 in the order of reading"""
+    of: Count
+
+
 class CorpusSettings(Settings):
     """One corpus: source and treatment of its documents."""
 
@@ -108,9 +116,49 @@ class CorpusSettings(Settings):
         description="whether <s>, <|endoftext|> and the like inside a document are text, or the special "
         "tokens that they spell",
     )
+    splits: dict[str, Count] | None = Field(
+        None,
+        description="split -> its share, to divide the only entry of source.files by document: of every five "
+        "documents {train: 3, validation: 1, test: 1} makes three training documents",
+    )
     max_documents: int | None = Field(
         None, gt=0, description="read only the first documents of a split"
     )
     join_to: Tokens | None = Field(
         None, description="join neighbouring documents until they reach this length, as a stand-in"
     )
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        files = self._files
+        if self.splits is not None and (len(files) != 1 or not self.splits):
+            raise ValueError(
+                "splits names at least one split and divides a source with one entry under files, "
+                f"such as files: {{all: [texts]}}; got {len(files)} entries"
+            )
+        return self
+
+    @property
+    def _files(self) -> dict[str, list[str]]:
+        return {} if isinstance(self.source, PackageSource) else self.source.files
+
+    def file_split(self, split: str) -> str:
+        """Return the entry of `source.files` that a split is read from."""
+        return split if self.splits is None else next(iter(self._files))
+
+    def share(self, split: str) -> Share | None:
+        """Return which documents of its files a split has; None for all of them.
+
+        Every split has a document as soon as there are as many documents as splits.
+
+        Raises:
+            KeyError: if `splits` does not name it.
+        """
+        if self.splits is None:
+            return None
+        rounds = range(max(self.splits.values()))
+        order = [name for turn in rounds for name, share in self.splits.items() if turn < share]
+        places = [place for place, name in enumerate(order) if name == split]
+        if not places:
+            raise KeyError(split)
+        return Share(places=places, of=len(order))

@@ -6,18 +6,20 @@ Produces  tokens.bin, offsets.npy, tokens.json   see corpora.TokenStore
 """
 
 import sys
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
 from longrope import reading
-from longrope.data.documents import Documents, file_end
+from longrope.data.documents import Documents, NamedText, file_end
 from longrope.data.special_ids import check_special_ids
 from longrope.data.token_store import write_store
 from longrope.data.tokenizers import load_encoder
 from longrope.runtime import Facts, Input, Inputs, Runtime
 from longrope.settings.nodes import TokenizeNode
+from longrope.settings.sources import Share
 
 
 def run(settings: TokenizeNode, inputs: Inputs, out: Path, runtime: Runtime) -> Facts:
@@ -28,10 +30,10 @@ def run(settings: TokenizeNode, inputs: Inputs, out: Path, runtime: Runtime) -> 
     encoder.encode_special_tokens = settings.special_tokens == "text"
     files = _files(inputs["documents"])
     documents = Documents(files, settings.column, empty_rows=settings.empty_rows)
-    wanted = islice(documents, settings.max_documents)
+    wanted = islice(_shared(documents, settings.share), settings.max_documents)
     # A file of text is a document, so their number is known; rows of other files are not counted.
     texts = [path for path in files if (file_end(path) or "").startswith(".txt")]
-    total = len(files) if texts == files else None
+    total = len(files) if texts == files and settings.share is None else None
     progress = tqdm(wanted, desc="tokenize", unit="document", total=total, mininterval=1.0)
     size = max(encoder.get_vocab().values()) + 1  # ids may have gaps
     write_store(out, progress, encoder, size, join_to=settings.join_to)
@@ -46,6 +48,13 @@ def run(settings: TokenizeNode, inputs: Inputs, out: Path, runtime: Runtime) -> 
             file=sys.stderr,
         )
     return counts
+
+
+def _shared(documents: Iterable[NamedText], share: Share | None) -> Iterator[NamedText]:
+    """Yield the documents of a split."""
+    for number, document in enumerate(documents):
+        if share is None or number % share.of in share.places:
+            yield document
 
 
 def _files(source: Input) -> list[Path]:

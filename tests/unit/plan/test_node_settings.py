@@ -121,6 +121,7 @@ def test_defaults_that_are_left_out_of_digests_are_those_of_the_code_before_them
         "position_skipping": False,
         "rope_scaling": "refuse",
         "seed": None,
+        "share": None,
         "study": None,
     }
 
