@@ -152,26 +152,26 @@ def plainly(model: LlamaForCausalLM, rows: Rows, clock: Clock, folder: Path) -> 
     Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[clock]).train()
 
 
-def in_own_process(way: str, length: int, steps: int) -> dict[str, float]:
+def in_new_process(way: str, length: int, steps: int) -> dict[str, float]:
     """Measure in a process of its own, whose peak is nobody else's."""
     command = [sys.executable, __file__, "--one", way, str(length), str(steps)]
     # or blocks that were given back would count as held
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def table_of(lengths: list[int], steps: int, repeats: int) -> pd.DataFrame:
     """Return a row per length and way, with its ratios to the plain Trainer."""
     rows = []
     for length in lengths:
-        rounds = [{way: in_own_process(way, length, steps) for way in WAYS} for _ in range(repeats)]
+        rounds = [{way: in_new_process(way, length, steps) for way in WAYS} for _ in range(repeats)]
         for way in WAYS:
-            cells = {key: median(one[way][key] for one in rounds) for key in ("tokens/s", "memory")}
+            cells = {key: median(r[way][key] for r in rounds) for key in ("tokens/s", "memory")}
             for key, name in (("tokens/s", "speed"), ("memory", "memory")):
                 # of one round: what shares the machine slows neighbours in time alike
-                cells[f"{name} ratio"] = median(one[way][key] / one["plain"][key] for one in rounds)
+                cells[f"{name} ratio"] = median(r[way][key] / r["plain"][key] for r in rounds)
             rows.append({"tokens": length, "training": way} | cells)
     return pd.DataFrame(rows)
 

@@ -109,9 +109,9 @@ def finished(config: Path, planned: Plan) -> Path:
 
 def command(folder: Path, *arguments: str) -> list[str]:
     """Return the call of Snakemake in a folder, on its own Snakefile or else the project's."""
-    own = folder / "Snakefile"
-    snakefile = own if own.is_file() else ROOT / "Snakefile"
-    config = [] if own.is_file() else ["--configfile", str(folder / "config.yaml")]
+    custom = folder / "Snakefile"
+    snakefile = custom if custom.is_file() else ROOT / "Snakefile"
+    config = [] if custom.is_file() else ["--configfile", str(folder / "config.yaml")]
     where = ["-s", str(snakefile), "-d", str(folder)]
     return [sys.executable, "-m", "snakemake", *where, *config, "--cores", "1", *arguments]
 

@@ -143,8 +143,8 @@ def problem_at(length: int) -> Problem:
 
 def settings_of(name: str, num_iterations: int) -> AlgorithmSettings:
     """Return the default settings of an algorithm, but small evolutions."""
-    own = {**SMALL, "num_iterations": num_iterations} if name.startswith("evolution") else {}
-    return SearchMethod.model_validate({"algorithm": {"name": name, **own}}).algorithm
+    changes = {**SMALL, "num_iterations": num_iterations} if name.startswith("evolution") else {}
+    return SearchMethod.model_validate({"algorithm": {"name": name, **changes}}).algorithm
 
 
 def warm_up(worker: Worker, problem: Problem, texts: Sequence[Text]) -> None:

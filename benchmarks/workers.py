@@ -98,7 +98,7 @@ def report(
             slept, whole = replayed(pool, rounds, np.exp(logs).round().astype(int).tolist())
             busy, total = busy + slept, total + whole * options.workers
         shares.append(1 - busy / total)
-    units = sum(len(one) for rounds in searches for one in rounds) / len(searches)
+    units = sum(len(documents) for rounds in searches for documents in rounds) / len(searches)
     print(
         f"{name}: {units:.0f} units; idle {shares[0]:.1%} with even documents, "
         f"{shares[1]:.1%} with uneven ones",
@@ -136,15 +136,17 @@ def rounds_of(name: str, seed: int, options: argparse.Namespace) -> list[Round]:
     rounds = []
     while not algorithm.finished:
         candidates = algorithm.ask()
-        asked = {piece: None for one in candidates for piece in pieces(one)}
-        rounds.append([document for one, document in asked if (one, document) not in known])
+        asked = {request: None for c in candidates for request in requests(c)}
+        rounds.append(
+            [document for candidate, document in asked if (candidate, document) not in known]
+        )
         known |= asked.keys()
-        losses = [[Loss(loss(*piece)) for piece in pieces(one)] for one in candidates]
+        losses = [[Loss(loss(*request)) for request in requests(c)] for c in candidates]
         algorithm.tell(candidates, losses)
     return [documents for documents in rounds if documents]
 
 
-def pieces(candidate: Candidate) -> Iterator[tuple[Individual, int]]:
+def requests(candidate: Candidate) -> Iterator[tuple[Individual, int]]:
     """Yield a candidate with each of its documents."""
     yield from ((candidate.individual, document) for document in candidate.documents)
 
@@ -157,8 +159,8 @@ def loss(individual: Individual, document: int) -> float:
 
 def settings_of(name: str, options: argparse.Namespace) -> AlgorithmSettings:
     """Return the default settings of an algorithm, but for the iterations of an evolution."""
-    own = {"num_iterations": options.iterations} if name.startswith("evolution") else {}
-    return SearchMethod.model_validate({"algorithm": {"name": name, **own}}).algorithm
+    changes = {"num_iterations": options.iterations} if name.startswith("evolution") else {}
+    return SearchMethod.model_validate({"algorithm": {"name": name, **changes}}).algorithm
 
 
 def unit(num_tokens: int, document: int) -> Unit:

@@ -58,11 +58,11 @@ def _accept(options: argparse.Namespace) -> None:
     if options.all is not None:
         _accept_all(options.all, options.overrides, options.store)
     else:
-        _accept_one(options.kind, options.old)
+        _accept_code(options.kind, options.old)
     print(f"review and commit {PACKAGE / accepted.NAME}")
 
 
-def _accept_one(name: str, old: str) -> None:
+def _accept_code(name: str, old: str) -> None:
     modules = known_code().get(name)
     if modules is None:
         others = f"it is one of {', '.join(known_code())}."
@@ -85,20 +85,20 @@ def _accept_all(config: Path, overrides: Sequence[str], store: Path) -> None:
     What reads a stale node differs by that as well: it is found once the other is accepted.
     """
     tried: set[str] = set()
-    while found := _changed(planned(config, store, overrides), store, tried):
-        for name, old in found.items():
-            _accept_one(name, old)
-        tried |= found.keys()
+    while changed := _changed(planned(config, store, overrides), store, tried):
+        for name, old in changed.items():
+            _accept_code(name, old)
+        tried |= changed.keys()
     if not tried:
         raise UserError(f"no stale node of {config} differs by its code alone: nothing to accept.")
 
 
 def _changed(plan: Plan, store: Path, tried: set[str]) -> dict[str, str]:
     """Return the older identity of what was not tried yet, by name."""
-    standings = survey(plan, store)
-    found: dict[str, str] = {}
+    statuses = survey(plan, store)
+    changed: dict[str, str] = {}
     for node in plan:
-        standing = standings[node.key]
-        if only_code(standing.differences):
-            found.setdefault(code_name(node.to_json()), standing.manifest["node"]["code"])
-    return {name: old for name, old in found.items() if name not in tried}
+        status = statuses[node.key]
+        if only_code(status.differences):
+            changed.setdefault(code_name(node.to_json()), status.manifest["node"]["code"])
+    return {name: old for name, old in changed.items() if name not in tried}

@@ -42,21 +42,21 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 def _add_reading(action: argparse.ArgumentParser) -> None:
     """Let a verb be told what files may not say themselves."""
     action.add_argument("--from", dest="source", choices=FORMATS, help="format; else guessed")
-    told = action.add_argument_group("where a file does not say it")
-    told.add_argument("--original-length", type=int, metavar="TOKENS")
-    told.add_argument("--target-length", type=int, metavar="TOKENS", help="or entry of a table")
-    told.add_argument("--start-tokens", type=int, metavar="TOKENS")
-    told.add_argument("--attention-scale", type=float, metavar="NUMBER")
-    told.add_argument("--theta", type=float, metavar="NUMBER", help="rope_theta of the model")
-    told.add_argument("--partial-rotary-factor", type=float, metavar="NUMBER")
-    told.add_argument("--short-set", action="store_true", help="short_factor of a config")
+    group = action.add_argument_group("where a file does not say it")
+    group.add_argument("--original-length", type=int, metavar="TOKENS")
+    group.add_argument("--target-length", type=int, metavar="TOKENS", help="or entry of a table")
+    group.add_argument("--start-tokens", type=int, metavar="TOKENS")
+    group.add_argument("--attention-scale", type=float, metavar="NUMBER")
+    group.add_argument("--theta", type=float, metavar="NUMBER", help="rope_theta of the model")
+    group.add_argument("--partial-rotary-factor", type=float, metavar="NUMBER")
+    group.add_argument("--short-set", action="store_true", help="short_factor of a config")
 
 
 def _load(path: Path, options: argparse.Namespace) -> Loaded:
     """Read a file of factors and print what is to be said of it."""
     if options.theta is not None and not options.theta > 1:
         raise UserError(f"--theta {options.theta:g}: a rotary base is above 1; see rope_theta.")
-    told = StatedFacts(
+    stated = StatedFacts(
         original_length=options.original_length,
         target_length=options.target_length,
         num_start_tokens=options.start_tokens,
@@ -65,7 +65,7 @@ def _load(path: Path, options: argparse.Namespace) -> Loaded:
         partial_rotary_factor=options.partial_rotary_factor,
         short=options.short_set,
     )
-    loaded = read(path, options.source, told)
+    loaded = read(path, options.source, stated)
     _warn(loaded.notes)
     return loaded
 
@@ -141,27 +141,27 @@ def _short(path: Path, long: RopeFactors) -> RopeFactors:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    one, other = [(str(path), _load(path, options).factors) for path in options.files]
-    print("\n".join([*comparison(one, other)]))
+    first, second = [(str(path), _load(path, options).factors) for path in options.files]
+    print("\n".join([*comparison(first, second)]))
 
 
-def comparison(one: Named, other: Named) -> list[str]:
+def comparison(first: Named, second: Named) -> list[str]:
     """Return the lines of a comparison: what each set is, factors by pair, how far they differ.
 
     Raises:
         UserError: if they have different numbers of pairs.
     """
-    (name_a, a), (name_b, b) = one, other
+    (name_a, a), (name_b, b) = first, second
     if len(a.factors) != len(b.factors):
         raise UserError(
             f"{name_a} has {len(a.factors)} factors and {name_b} {len(b.factors)}; compare sets of "
             "models with equally many rotary pairs."
         )
-    return [_facts(one, other), "", _pairs(a, b), "", _difference(a, b)]
+    return [_facts(first, second), "", _pairs(a, b), "", _difference(a, b)]
 
 
-def _facts(one: Named, other: Named) -> str:
-    (name_a, a), (name_b, b) = one, other
+def _facts(first: Named, second: Named) -> str:
+    (name_a, a), (name_b, b) = first, second
     rows = [
         ("file", name_a, name_b),
         ("method", a.method, b.method),

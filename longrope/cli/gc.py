@@ -38,12 +38,12 @@ def _gc(options: argparse.Namespace) -> None:
     live = gc.Live.of([*_roots(plans, store), *gc.plans_of(store, held)], held)
     dead = gc.dead(store, KINDS, live)
     _tell_of_others(store, dead)
-    for number, kept in (
+    for number, description in (
         (len(held), "nodes that jobs work on, and what those jobs read"),
         (len(gc.silent_memories(store)), "score memories that do not say what they are of"),
     ):
         if number:
-            print(f"kept: {number} {kept}")
+            print(f"kept: {number} {description}")
     total = _print_dead(dead)
     if options.delete:
         gc.delete(store, dead)

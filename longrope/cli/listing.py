@@ -8,7 +8,7 @@ from longrope.plan.history import code_name
 from longrope.plan.nodes import KINDS, Node, Plan
 from longrope.plan.status import STATES, NodeStatus
 
-Standings = Mapping[str, NodeStatus]
+NodeStatuses = Mapping[str, NodeStatus]
 Estimate = Callable[[Node], str]
 
 _ROW = "{:>4}  {:8} {:>9} {:>9}  {:20} {}"
@@ -19,17 +19,19 @@ def no_estimate(node: Node) -> str:
     return ""
 
 
-def list_nodes(plan: Plan, standings: Standings, estimate: Estimate = no_estimate) -> Iterator[str]:
+def list_nodes(
+    plan: Plan, statuses: NodeStatuses, estimate: Estimate = no_estimate
+) -> Iterator[str]:
     """Yield a line per node, what it reads by number, and under a stale one why it is stale.
 
     Args:
         plan: the nodes.
-        standings: where each stands, by its directory.
+        statuses: of each node, by its directory.
         estimate: what to print in the column of times for a node that is not finished.
     """
     nodes = sorted(plan, key=lambda node: KINDS.index(node.kind))
     numbers = {node.key: number for number, node in enumerate(nodes, start=1)}
-    places = {key: f" ({number}, {standings[key].state})" for key, number in numbers.items()}
+    places = {key: f" ({number}, {statuses[key].state})" for key, number in numbers.items()}
     yield _ROW.format("", "state", "size", "time", "reads", "node")
     kind = ""
     for node in nodes:
@@ -37,32 +39,32 @@ def list_nodes(plan: Plan, standings: Standings, estimate: Estimate = no_estimat
             yield ""
         kind = node.kind
         reads = sorted(numbers[source.key] for source in node.inputs.values())
-        yield _row(numbers[node.key], node, standings[node.key], _ranges(reads), estimate)
-        if standings[node.key].state == "stale":
-            for reason in _reasons(node, standings[node.key], places):
+        yield _row(numbers[node.key], node, statuses[node.key], _ranges(reads), estimate)
+        if statuses[node.key].state == "stale":
+            for reason in _reasons(node, statuses[node.key], places):
                 yield f"{'':6}{reason}"
 
 
-def _row(number: int, node: Node, standing: NodeStatus, reads: str, estimate: Estimate) -> str:
-    if standing.state != "done":
-        return _ROW.format(number, standing.state, "", estimate(node), reads, node.key)
-    size, seconds = size_text(standing.size), time_text(standing.manifest.get("seconds"))
+def _row(number: int, node: Node, status: NodeStatus, reads: str, estimate: Estimate) -> str:
+    if status.state != "done":
+        return _ROW.format(number, status.state, "", estimate(node), reads, node.key)
+    size, seconds = size_text(status.size), time_text(status.manifest.get("seconds"))
     return _ROW.format(number, "done", size, seconds, reads, node.key)
 
 
-def _reasons(node: Node, standing: NodeStatus, places: Mapping[str, str]) -> Iterator[str]:
-    if not standing.differences:
+def _reasons(node: Node, status: NodeStatus, places: Mapping[str, str]) -> Iterator[str]:
+    if not status.differences:
         yield "the manifest of the finished node does not tell what changed"
-    for difference in standing.differences:
+    for difference in status.differences:
         yield f"{difference.about} {difference.text}{places.get(difference.key, '')}"
         if difference.about == "code":
-            old = standing.manifest["node"].get("code")
+            old = status.manifest["node"].get("code")
             yield f"  if that alters no result: longrope accept {code_name(node.to_json())} {old}"
 
 
-def list_origins(standings: Collection[NodeStatus], now: Mapping[str, Any]) -> Iterator[str]:
+def list_origins(statuses: Collection[NodeStatus], now: Mapping[str, Any]) -> Iterator[str]:
     """Yield which finished nodes other code or packages made, then how many nodes are finished."""
-    finished = [standing.manifest for standing in standings if standing.state == "done"]
+    finished = [status.manifest for status in statuses if status.state == "done"]
     commits = [_commit(manifest) for manifest in finished if "git" in manifest]
     others = Counter(commit for commit in commits if commit != _commit(now))
     if others:
@@ -70,9 +72,9 @@ def list_origins(standings: Collection[NodeStatus], now: Mapping[str, Any]) -> I
     packages = Counter(name for manifest in finished for name in _other_packages(manifest, now))
     if packages:
         yield f"made with other packages: {_counted(packages)} of {len(finished)} finished nodes"
-    states = Counter(standing.state for standing in standings)
+    states = Counter(status.state for status in statuses)
     counts = [f"{states[s]} {s}" for s in STATES[1:] if states[s] or s != "running"]
-    yield f"{states['done']} of {len(standings)} nodes done, {', '.join(counts)}"
+    yield f"{states['done']} of {len(statuses)} nodes done, {', '.join(counts)}"
 
 
 def _commit(manifest: Mapping[str, Any]) -> str:

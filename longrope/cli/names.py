@@ -32,8 +32,8 @@ def _names(options: argparse.Namespace) -> None:
             places.link_to(store / key, folder / name)
         _remove_other_links(folder, plan["names"])
         if options.report is not None:
-            wanted = places.links(store, plan["experiment"], options.report.name)
-            for link, place in wanted.items():
+            links = places.links(store, plan["experiment"], options.report.name)
+            for link, place in links.items():
                 places.link_to(place, link)
         write_text(folder / "plan.json", options.plan.read_text())
 

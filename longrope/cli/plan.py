@@ -37,9 +37,9 @@ def _plan(options: argparse.Namespace) -> None:
     say_warnings(plan)
     if options.output is not None:
         write_if_changed(plan, options.output)
-    standings = survey(plan, options.store)
-    nodes = list_nodes(plan, standings, _estimates(plan, options.hardware_table))
-    print("\n".join([*nodes, "", *list_origins(standings.values(), facts())]))
+    statuses = survey(plan, options.store)
+    nodes = list_nodes(plan, statuses, _estimates(plan, options.hardware_table))
+    print("\n".join([*nodes, "", *list_origins(statuses.values(), facts())]))
     print_if_any(other_last_run(plan, options.store))
 
 

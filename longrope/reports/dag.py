@@ -183,10 +183,10 @@ def _dot(text: str) -> str:
 
 
 def _dot_box(box: Box) -> str:
-    look = 'style="filled,rounded"' if box.done else MISSING
+    style = 'style="filled,rounded"' if box.done else MISSING
     return (
         f"  {_dot(box.name)} [label={_dot(chr(10).join(box.lines))},"
-        f' fillcolor="{COLOURS[box.kind]}", {look}, tooltip={_dot(box.hint or box.name)}]'
+        f' fillcolor="{COLOURS[box.kind]}", {style}, tooltip={_dot(box.hint or box.name)}]'
     )
 
 
@@ -228,4 +228,4 @@ def _mermaid_arrow(numbers: Mapping[str, str], arrow: Arrow) -> str:
 
 def _mermaid(text: str) -> str:
     """Return text with all that Mermaid or HTML would read as theirs as a numbered character."""
-    return re.sub(r"[^\w ,.:/+-]", lambda found: f"#{ord(found[0])};", text)
+    return re.sub(r"[^\w ,.:/+-]", lambda match: f"#{ord(match[0])};", text)

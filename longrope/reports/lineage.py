@@ -69,9 +69,9 @@ def made_by(folder: Path) -> dict[str, Any]:
     manifest = read_json(path) if reading.is_file(path) else {}
     versions, git = manifest.get("versions") or {}, manifest.get("git") or {}
     commit = (git.get("commit") or "")[:COMMIT_CHARACTERS]
-    told = {name: manifest.get(name) or "" for name in ("finished", "machine", "device", "host")}
+    facts = {name: manifest.get(name) or "" for name in ("finished", "machine", "device", "host")}
     return {
-        **told,
+        **facts,
         **{name: versions.get(name) or "" for name in PACKAGES},
         "commit": commit + DIRTY * bool(commit and git.get("dirty")),
         "seconds": manifest.get("seconds"),
@@ -122,14 +122,14 @@ def made_sentence(rows: Sequence[Row], product: Product, form: str = "") -> str:
 
     `form` is what the reader sees of a product that has several.
     """
-    told = {column: values_of(rows, column) for column in product.watched}
-    told = {column: counts for column, counts in told.items() if any(counts)}
-    if not told:
+    recorded = {column: values_of(rows, column) for column in product.watched}
+    recorded = {column: counts for column, counts in recorded.items() if any(counts)}
+    if not recorded:
         return ""
-    gloss = f"; {DIRTY} marks uncommitted changes" * any(map(_is_dirty, told.get("commit", ())))
-    if all(len(counts) == 1 for counts in told.values()):
-        return f"Made {_plainly(told)}{gloss}."
-    phrases = "; ".join(_counted(column, counts) for column, counts in told.items())
+    gloss = f"; {DIRTY} marks uncommitted changes" * any(map(_is_dirty, recorded.get("commit", ())))
+    if all(len(counts) == 1 for counts in recorded.values()):
+        return f"Made {_plainly(recorded)}{gloss}."
+    phrases = "; ".join(_counted(column, counts) for column, counts in recorded.items())
     return f"Nodes behind this {form or product.form} were made {phrases}{gloss}."
 
 
@@ -137,9 +137,9 @@ def _is_dirty(commit: str) -> bool:
     return commit.endswith(DIRTY)
 
 
-def _plainly(told: Mapping[str, "Counter[str]"]) -> str:
+def _plainly(recorded: Mapping[str, "Counter[str]"]) -> str:
     """Return the one commit and the one version of each package."""
-    values = {column: next(iter(counts)) for column, counts in told.items()}
+    values = {column: next(iter(counts)) for column, counts in recorded.items()}
     commit = [f"at commit {values.pop('commit')}"] if "commit" in values else []
     packages = ", ".join(f"{name} {version}" for name, version in values.items())
     return " ".join(commit + [f"with {packages}"] * bool(packages))
@@ -147,13 +147,13 @@ def _plainly(told: Mapping[str, "Counter[str]"]) -> str:
 
 def _counted(column: str, counts: "Counter[str]") -> str:
     """Return the values of a column, each with its number of nodes where there are several."""
-    told = [value for value in counts if value]
+    recorded = [value for value in counts if value]
     listed = ", ".join(f"{value or 'not recorded'} ({_nodes(n)})" for value, n in counts.items())
-    shown = listed if len(counts) > 1 else told[0]
+    shown = listed if len(counts) > 1 else recorded[0]
     if column == "commit":
-        return f"at {len(told)} commits: {shown}" if len(told) > 1 else f"at commit {shown}"
-    several = f"with {len(told)} versions of {column}: {shown}"
-    return several if len(told) > 1 else f"with {column} {shown}"
+        return f"at {len(recorded)} commits: {shown}" if len(recorded) > 1 else f"at commit {shown}"
+    several = f"with {len(recorded)} versions of {column}: {shown}"
+    return several if len(recorded) > 1 else f"with {column} {shown}"
 
 
 def _nodes(count: int) -> str:

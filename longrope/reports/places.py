@@ -56,8 +56,8 @@ def links_lead_to(plan: Plan, store: Path, report: str) -> bool:
         same_nodes = named.read_text() == plan.to_json()
     except FileNotFoundError:
         return False
-    wanted = links(store, plan.experiment, report).items()
-    return same_nodes and all(link.is_symlink() and _leads(link, place) for link, place in wanted)
+    expected = links(store, plan.experiment, report).items()
+    return same_nodes and all(link.is_symlink() and _leads(link, place) for link, place in expected)
 
 
 def _leads(link: Path, place: Path) -> bool:

@@ -51,14 +51,14 @@ def search_table(results: Results) -> pd.DataFrame:
 
 
 def _search_row(folder: Path, settings: SearchNode) -> dict[str, Any]:
-    found = RopeFactors.read(folder / "factors.json").provenance
+    provenance = RopeFactors.read(folder / "factors.json").provenance
     manifest = read_json(folder / "manifest.json")
     return {
         **_which(settings),
-        "bos": found["bos"],
-        "scored_tokens": found["scored_tokens"],
-        "train_ppl": found["perplexity"],
-        "heldout_ppl": found["held_out_perplexity"],
+        "bos": provenance["bos"],
+        "scored_tokens": provenance["scored_tokens"],
+        "train_ppl": provenance["perplexity"],
+        "heldout_ppl": provenance["held_out_perplexity"],
         "seconds": manifest["seconds"],
         "peak_memory_mb": manifest["peak_memory_mb"],
     }
@@ -86,20 +86,20 @@ def summary_table(searches: pd.DataFrame) -> pd.DataFrame:
 
     Where a study has no other baseline than the algorithm itself, the cells of the comparison are empty.
     """
-    rows = [row for _, found in searches.groupby("length") for row in _summary_rows(found)]
+    rows = [row for _, group in searches.groupby("length") for row in _summary_rows(group)]
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
 
 
 def _summary_rows(searches: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Yield the rows of one length."""
-    by_name = {str(name): found.set_index("seed") for name, found in searches.groupby("algorithm")}
-    for name, found in by_name.items():
+    by_name = {str(name): runs.set_index("seed") for name, runs in searches.groupby("algorithm")}
+    for name, runs in by_name.items():
         baselines = [base for base in BASELINES if base in by_name and base != name]
-        own = {"algorithm": name, "length": found["length"].iloc[0], **_over_seeds(found)}
+        columns = {"algorithm": name, "length": runs["length"].iloc[0], **_over_seeds(runs)}
         for base in baselines:
-            yield {**own, "baseline": base, **_compared(found, by_name[base])}
+            yield {**columns, "baseline": base, **_compared(runs, by_name[base])}
         if not baselines:
-            yield {**own, "baseline": ""}
+            yield {**columns, "baseline": ""}
 
 
 def _over_seeds(searches: pd.DataFrame) -> dict[str, float]:

@@ -104,7 +104,7 @@ def bootstrap_interval(documents: Sequence[Document], seed: int = 0) -> tuple[fl
 
 def perplexity_table(results: Results) -> pd.DataFrame:
     """Return one row per corpus, variant, method and length, with its interval."""
-    scored: list[tuple[Node, Scores[PerplexityRow]]] = evaluations(results, "perplexity")
+    results_of_nodes: list[tuple[Node, Scores[PerplexityRow]]] = evaluations(results, "perplexity")
     rows = [
         {
             "corpus": row["corpus"],
@@ -114,7 +114,7 @@ def perplexity_table(results: Results) -> pd.DataFrame:
             **_use(scores),
             **_perplexity_cells(row["documents"]),
         }
-        for node, scores in scored
+        for node, scores in results_of_nodes
         for row in scores["rows"]
     ]
     return _table(rows, PERPLEXITY_COLUMNS, ["corpus", "variant", "method", "length"])
@@ -138,17 +138,17 @@ def _perplexity_cells(documents: Sequence[Document]) -> dict[str, float]:
 
 def passkey_table(results: Results) -> pd.DataFrame:
     """Return one row per variant, method, length and depth."""
-    scored: list[tuple[Node, Scores[PasskeyRow]]] = evaluations(results, "passkey")
-    rows = [{**row, **_use(scores)} for _, scores in scored for row in scores["rows"]]
+    results_of_nodes: list[tuple[Node, Scores[PasskeyRow]]] = evaluations(results, "passkey")
+    rows = [{**row, **_use(scores)} for _, scores in results_of_nodes for row in scores["rows"]]
     return _table(rows, PASSKEY_COLUMNS, ["variant", "method", "length", "depth"])
 
 
 def benchmarks_table(results: Results) -> pd.DataFrame:
     """Return one row per variant, method and benchmark; a benchmark without items has no value."""
-    scored: list[tuple[Node, Scores[BenchmarkRow]]] = evaluations(results, "benchmarks")
+    results_of_nodes: list[tuple[Node, Scores[BenchmarkRow]]] = evaluations(results, "benchmarks")
     rows = [
         {**row, **_use(scores), "stand_in": row["stand_in"] or ""}
-        for _, scores in scored
+        for _, scores in results_of_nodes
         for row in scores["rows"]
     ]
     table = _table(rows, BENCHMARKS_COLUMNS, ["variant", "method", "task", "metric"])

@@ -76,17 +76,17 @@ def search(
         while not algorithm.finished:
             candidates = algorithm.ask()
             scores = recorder.score(candidates, algorithm.iteration, algorithm.remaining)
-            losses = [[Loss(one.loss, one.mean_gradient) for one in row] for row in scores]
+            losses = [[Loss(score.loss, score.mean_gradient) for score in row] for row in scores]
             algorithm.tell(candidates, losses)
             progress.show(recorder.count, perplexity(algorithm.best.loss))
         return _with_provenance(algorithm, recorder, provenance)
 
 
-Piece = tuple[Individual, int, bool]
+ScoreRequest = tuple[Individual, int, bool]
 """individual, document and whether the gradient is wanted: what is scored once"""
 
 
-def _pieces(candidate: Candidate) -> list[Piece]:
+def _requests(candidate: Candidate) -> list[ScoreRequest]:
     return [(candidate.individual, d, candidate.gradient) for d in candidate.documents]
 
 
@@ -105,7 +105,7 @@ class _Recorder:
         self.failed: set[Individual] = set()
         self.scored_tokens = 0
         """of all that was scored; the same individual on the same document counts once"""
-        self._scored: set[Piece] = set()
+        self._counted: set[ScoreRequest] = set()
 
     def score(
         self, candidates: Sequence[Candidate], iteration: int, remaining: int
@@ -128,19 +128,21 @@ class _Recorder:
         self, candidates: Sequence[Candidate], iteration: int, remaining: int
     ) -> list[list[Score]]:
         """Return scores by candidate and document, and show how they come."""
-        composed = {one.individual: self.problem.compose(one.individual) for one in candidates}
-        pieces = [piece for one in candidates for piece in _pieces(one)]
-        units = [self.objective.unit(composed[i], document, slope) for i, document, slope in pieces]
-        new = set(pieces) - self._scored
+        composed = {c.individual: self.problem.compose(c.individual) for c in candidates}
+        requests = [request for c in candidates for request in _requests(c)]
+        units = [
+            self.objective.unit(composed[i], document, slope) for i, document, slope in requests
+        ]
+        new = set(requests) - self._counted
         self.progress.begin(iteration, self._cost(new), len(candidates), remaining)
 
         def done(position: int) -> None:
-            if (piece := pieces[position]) in new:
-                new.remove(piece)
-                self.progress.count(self._cost([piece]))
+            if (request := requests[position]) in new:
+                new.remove(request)
+                self.progress.count(self._cost([request]))
 
-        found = iter(self.objective.scores(units, done))
-        scores = [list(islice(found, len(one.documents))) for one in candidates]
+        received = iter(self.objective.scores(units, done))
+        scores = [list(islice(received, len(c.documents))) for c in candidates]
         # individuals that come to the same factors are one unit, and still count each
         self.progress.count(self._cost(new))
         return scores
@@ -178,15 +180,15 @@ class _Recorder:
 
     def _spend(self, candidate: Candidate) -> None:
         """Count the tokens of what was not scored before."""
-        pieces = set(_pieces(candidate)) - self._scored
-        self.scored_tokens += self._cost(pieces)
-        self._scored |= pieces
+        new = set(_requests(candidate)) - self._counted
+        self.scored_tokens += self._cost(new)
+        self._counted |= new
 
-    def _cost(self, pieces: Iterable[Piece]) -> int:
+    def _cost(self, requests: Iterable[ScoreRequest]) -> int:
         """Return the tokens that pieces count as."""
         return sum(
             (GRADIENT_COST if slope else 1) * self.objective.tokens(document)
-            for _, document, slope in pieces
+            for _, document, slope in requests
         )
 
 
@@ -203,17 +205,17 @@ def _with_provenance(
     No export format can express start tokens, so what they are worth must be known; the scored tokens
     include what that costs, those of the history's last line do not.
     """
-    found = algorithm.best
-    if not math.isfinite(found.loss):
+    result = algorithm.best
+    if not math.isfinite(result.loss):
         raise ValueError(f"none of {recorder.count} candidates has a finite perplexity")
-    exported = recorder.without_start_tokens(found.individual, algorithm.iteration)
+    exported = recorder.without_start_tokens(result.individual, algorithm.iteration)
     facts: dict[str, str | int | float] = {
         **provenance,
-        "perplexity": perplexity(found.loss),
+        "perplexity": perplexity(result.loss),
         "perplexity_without_start_tokens": exported,
         "num_candidates": len(recorder.individuals),
         "num_failed_candidates": len(recorder.failed),
         "scored_tokens": recorder.scored_tokens,
     }
-    best = recorder.problem.compose(found.individual)
+    best = recorder.problem.compose(result.individual)
     return best.model_copy(update={"provenance": facts})

@@ -187,18 +187,18 @@ class Objective:
         """
         names = [json.dumps(_key(unit), sort_keys=True) for unit in units]
         distinct = {name: position for position, name in enumerate(names)}
-        found: dict[str, Score] = {}
+        by_name: dict[str, Score] = {}
         for name, position in distinct.items():
             if (score := self._remembered(units[position])) is not None:
-                found[name] = score
+                by_name[name] = score
                 done(position)
-        missing = [name for name in distinct if name not in found]
+        missing = [name for name in distinct if name not in by_name]
         for number, score in self._pool.scores([units[distinct[name]] for name in missing]):
             name = missing[number]
-            found[name] = score
+            by_name[name] = score
             self._remember(units[distinct[name]], score)
             done(distinct[name])
-        return [found[name] for name in names]
+        return [by_name[name] for name in names]
 
     def perplexities(self, candidates: Sequence[RopeFactors]) -> list[float]:
         """Return exp(mean of the documents' losses) of each; inf where it is not finite."""
@@ -228,8 +228,8 @@ class Objective:
 
 def _key(unit: Unit) -> Mapping[str, Any]:
     """Return what a unit's score is remembered under."""
-    wanted = {"gradient": "factors, attention scale"} if unit.gradient else {}
-    return {**unit.text.key, **unit.factors.identity(), **wanted}
+    derivatives = {"gradient": "factors, attention scale"} if unit.gradient else {}
+    return {**unit.text.key, **unit.factors.identity(), **derivatives}
 
 
 def perplexity(loss: float) -> float:

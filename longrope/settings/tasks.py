@@ -1,7 +1,7 @@
 """Settings of the evaluation tasks, with the inputs and the cost of each.
 
 To add one, write its settings here, give `EvaluateSettings` and `Task` a member, and write the module
-`longrope.tasks.{name}` with `evaluate(subject, settings, inputs, runtime)`.
+`longrope.tasks.{name}` with `evaluate(evaluated, settings, inputs, runtime)`.
 """
 
 from collections.abc import Mapping

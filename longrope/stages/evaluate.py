@@ -32,7 +32,7 @@ def run(settings: EvaluateNode, inputs: Inputs, out: Path, runtime: Runtime) -> 
         **config_changes(settings),
     )
     shape = geometry(model, settings.original_length)
-    subject = EvaluatedModel(
+    evaluated = EvaluatedModel(
         model=model,
         geometry=shape,
         method=settings.method,
@@ -45,11 +45,11 @@ def run(settings: EvaluateNode, inputs: Inputs, out: Path, runtime: Runtime) -> 
         "task": settings.task.name,
         "variant": settings.variant,
         "method": settings.method,
-        "bos": bos_label(subject.begin),
+        "bos": bos_label(evaluated.begin),
     }
     if isinstance(settings.task, PerplexityTask):
         result["protocol"] = settings.task.protocol
-    result["rows"] = task.evaluate(subject, settings, inputs, replace(runtime, scratch=out))
+    result["rows"] = task.evaluate(evaluated, settings, inputs, replace(runtime, scratch=out))
     (out / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
 
 

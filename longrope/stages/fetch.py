@@ -114,7 +114,7 @@ def _snapshot(settings: HubFetch, folder: Path, repo_type: str) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    with _told(settings, repo_type):
+    with _hub_errors_as_sentences(settings, repo_type):
         try:
             snapshot_download(
                 settings.repo,
@@ -134,12 +134,12 @@ def _dataset_files(settings: HubFetch) -> list[str]:
     """Return the names of all files of a dataset repository."""
     from huggingface_hub import list_repo_files
 
-    with _told(settings, "dataset"):
+    with _hub_errors_as_sentences(settings, "dataset"):
         return list_repo_files(settings.repo, repo_type="dataset", revision=settings.revision)
 
 
 @contextlib.contextmanager
-def _told(settings: HubFetch, repo_type: str) -> Iterator[None]:
+def _hub_errors_as_sentences(settings: HubFetch, repo_type: str) -> Iterator[None]:
     """Turn the hub's errors into sentences."""
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -179,6 +179,6 @@ def _copy_cached(settings: HubFetch, folder: Path) -> bool:
         return False
     folder.mkdir(exist_ok=True)
     # Links to the cache's own files: copied, since results do not change with a cache.
-    for path in {found for pattern in settings.files for found in cached.glob(pattern)}:
+    for path in {match for pattern in settings.files for match in cached.glob(pattern)}:
         shutil.copyfile(path, folder / path.name)
     return True

@@ -75,11 +75,11 @@ def or_pretrained(factors: RopeFactors, geometry: Geometry, objective: Objective
     is best under it.
     """
     pretrained = closed_form("none", geometry, factors.target_length)
-    own, other = objective.perplexities([factors, pretrained])
-    if other > own:
+    searched_perplexity, pretrained_perplexity = objective.perplexities([factors, pretrained])
+    if pretrained_perplexity > searched_perplexity:
         return factors
-    told = factors.provenance | {"perplexity": other}
-    return pretrained.model_copy(update={"method": factors.method, "provenance": told})
+    provenance = factors.provenance | {"perplexity": pretrained_perplexity}
+    return pretrained.model_copy(update={"method": factors.method, "provenance": provenance})
 
 
 def with_best_attention_scale(
@@ -92,9 +92,9 @@ def with_best_attention_scale(
     scales = np.linspace(factors.attention_scale, 1.0, num_scales).tolist()
     tried = [factors.model_copy(update={"attention_scale": scale}) for scale in scales]
     perplexities = objective.perplexities(tried)
-    found = min(range(num_scales), key=perplexities.__getitem__)
-    facts = {"perplexity": perplexities[found], "num_attention_scales": num_scales}
-    best = tried[found]
+    index = min(range(num_scales), key=perplexities.__getitem__)
+    facts = {"perplexity": perplexities[index], "num_attention_scales": num_scales}
+    best = tried[index]
     return best.model_copy(update={"provenance": factors.provenance | facts})
 
 

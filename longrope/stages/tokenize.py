@@ -30,11 +30,11 @@ def run(settings: TokenizeNode, inputs: Inputs, out: Path, runtime: Runtime) -> 
     encoder.encode_special_tokens = settings.special_tokens == "text"
     files = _files(inputs["documents"])
     documents = Documents(files, settings.column, empty_rows=settings.empty_rows)
-    wanted = islice(_shared(documents, settings.share), settings.max_documents)
+    selected = islice(_shared(documents, settings.share), settings.max_documents)
     # A file of text is a document, so their number is known; rows of other files are not counted.
     texts = [path for path in files if (file_end(path) or "").startswith(".txt")]
     total = len(files) if texts == files and settings.share is None else None
-    progress = tqdm(wanted, desc="tokenize", unit="document", total=total, mininterval=1.0)
+    progress = tqdm(selected, desc="tokenize", unit="document", total=total, mininterval=1.0)
     size = max(encoder.get_vocab().values()) + 1  # ids may have gaps
     write_store(out, progress, encoder, size, join_to=settings.join_to)
     counts = {

@@ -1,1 +1,1 @@
-"""One module per evaluation task, each with `evaluate(subject, settings, inputs, runtime)`."""
+"""One module per evaluation task, each with `evaluate(evaluated, settings, inputs, runtime)`."""

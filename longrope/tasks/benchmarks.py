@@ -58,24 +58,24 @@ class Sample:
 
 
 def evaluate(
-    subject: EvaluatedModel, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
+    evaluated: EvaluatedModel, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
     """Return one row per benchmark of a model under its factors at each prompt's own length."""
     task = settings.task
     assert isinstance(task, BenchmarkSettings) and settings.seed is not None
-    rotary = install(subject.model, subject.geometry)
-    if subject.table is not None:
-        rotary.use_table(subject.table)
+    rotary = install(evaluated.model, evaluated.geometry)
+    if evaluated.table is not None:
+        rotary.use_table(evaluated.table)
     else:
-        rotary.use(subject.factors_at(settings.original_length))
+        rotary.use(evaluated.factors_at(settings.original_length))
     tokenizer = load_tokenizer(inputs["tokenizer"].path)
     return run(
-        subject.model,
+        evaluated.model,
         tokenizer,
         inputs["items"].path,
         task,
         seed=settings.seed,
-        begin=subject.begin,
+        begin=evaluated.begin,
         scratch=runtime.scratch,
     )
 
@@ -155,7 +155,7 @@ def select_items(name: str, dataset: Path, max_items: int | None) -> Sample:
     if len(whole) == 1:
         rows, subjects = {name: next(iter(whole.values()))[:num_items]}, ""
     else:
-        shares = share_items({config: len(found) for config, found in whole.items()}, num_items)
+        shares = share_items({config: len(items) for config, items in whole.items()}, num_items)
         rows = {f"{name}_{config}": whole[config][:share] for config, share in shares.items()}
         subjects = ", ".join(shares) if num_items < num_available else ""
     return Sample(

@@ -22,7 +22,7 @@ from longrope.store.score_memory import ScoreMemory
 
 
 def evaluate(
-    subject: EvaluatedModel, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
+    evaluated: EvaluatedModel, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
     """Return one row per length and depth: how many trials, how many right."""
     task = settings.task
@@ -33,7 +33,7 @@ def evaluate(
         inputs["tokenizer"],
         settings.dtype,
         runtime,
-        begin=subject.begin,
+        begin=evaluated.begin,
         task="passkey",
     )
     depths = np.linspace(0, 1, task.num_depths).tolist()
@@ -50,9 +50,11 @@ def evaluate(
                 length=length,
                 depth=depth,
                 key=draw_key(generator),
-                begin=subject.begin,
+                begin=evaluated.begin,
             )
-            correct += _answered(subject, prompt.tokens, prompt.num_answer_tokens, memory, runtime)
+            correct += _answered(
+                evaluated, prompt.tokens, prompt.num_answer_tokens, memory, runtime
+            )
         rows.append(
             {
                 "length": length,
@@ -65,18 +67,18 @@ def evaluate(
 
 
 def _answered(
-    subject: EvaluatedModel,
+    evaluated: EvaluatedModel,
     tokens: np.ndarray[Any, np.dtype[np.int64]],
     num_answer_tokens: int,
     memory: ScoreMemory,
     runtime: Runtime,
 ) -> bool:
-    factors = subject.factors_at(len(tokens))
+    factors = evaluated.factors_at(len(tokens))
     key = {"tokens": tokens.tolist(), **factors.identity()}
     known = memory.get(key)
     if known is None:
         matches = greedy_matches(
-            subject.model,
+            evaluated.model,
             torch.from_numpy(tokens),
             factors=factors,
             chunk_length=runtime.options.chunk_length,

@@ -65,13 +65,13 @@ def rolling_windows(
     end = min(room, num_tokens)
     yield Window(0, end, end - unscored)
     while end < num_tokens:
-        scored = min(stride, num_tokens - end)
-        end += scored
-        yield Window(max(0, end - room), end, scored)
+        num_new = min(stride, num_tokens - end)
+        end += num_new
+        yield Window(max(0, end - room), end, num_new)
 
 
 def evaluate(
-    subject: EvaluatedModel, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
+    evaluated: EvaluatedModel, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
     """Return one row per corpus and length, with the summed losses of each document."""
     task = settings.task
@@ -79,8 +79,10 @@ def evaluate(
     rows = []
     for corpus, lengths in task.lengths.items():
         tokens = inputs[f"tokens-{corpus}"]
-        memory = score_memory(inputs["model"], tokens, settings.dtype, runtime, begin=subject.begin)
-        scorer = _Scorer(subject, TokenStore(tokens.path), memory, task, runtime)
+        memory = score_memory(
+            inputs["model"], tokens, settings.dtype, runtime, begin=evaluated.begin
+        )
+        scorer = _Scorer(evaluated, TokenStore(tokens.path), memory, task, runtime)
         rows += scorer.rows(corpus, lengths)
     return rows
 
@@ -98,19 +100,19 @@ class _Scorer:
 
     def __init__(
         self,
-        subject: EvaluatedModel,
+        evaluated: EvaluatedModel,
         store: TokenStore,
         memory: ScoreMemory,
         task: PerplexityTask,
         runtime: Runtime,
     ) -> None:
-        self.subject = subject
+        self.evaluated = evaluated
         self.store = store
         self.memory = memory
         self.task = task
         self.chunk_length: int = runtime.options.chunk_length
         self.skip: int = task.skip_tokens
-        self.num_begin = len(subject.begin)
+        self.num_begin = len(evaluated.begin)
 
     def rows(self, corpus: str, lengths: Sequence[int]) -> list[dict[str, Any]]:
         """Return the rows of one corpus, one per length."""
@@ -162,11 +164,11 @@ class _Scorer:
         Under the same factors a shorter window's losses are the first ones of a longer window, so one
         pass over the longest answers all of them.
         """
-        factors = self.subject.factors_at(length)
+        factors = self.evaluated.factors_at(length)
         known = self._known(document, self._first(length), factors)
         if known is None:
             identity = factors.identity()
-            alike = [n for n in lengths if self.subject.factors_at(n).identity() == identity]
+            alike = [n for n in lengths if self.evaluated.factors_at(n).identity() == identity]
             same = [n for n in alike if self._known(document, self._first(n), factors) is None]
             nlls = self._nlls(document, self._first(max(same)), factors)
             scores = {n: _summed(nlls[: self._first(n).num_scored]) for n in same}
@@ -184,7 +186,7 @@ class _Scorer:
         return next(windows)
 
     def _sliding(self, document: int, length: int) -> Score:
-        factors = self.subject.factors_at(length)
+        factors = self.evaluated.factors_at(length)
         available = int(self.store.lengths[document]) - self.skip
         windows = rolling_windows(
             min(available, self.task.max_tokens or available),
@@ -211,18 +213,18 @@ class _Scorer:
         place: dict[str, object] = {"document": document, "begin": begin, "end": end}
         # A whole stretch has the key that the search gives it, so that their scores are shared.
         is_whole = window.num_scored == end - begin - (0 if self.num_begin else 1)
-        scored = {} if is_whole else {"num_scored": window.num_scored}
-        return place | scored | factors.identity()
+        part = {} if is_whole else {"num_scored": window.num_scored}
+        return place | part | factors.identity()
 
     def _nlls(self, document: int, window: Window, factors: RopeFactors) -> NDArray[np.float64]:
         """Return the losses of the tokens of a window that have something before them."""
         begin, end = self.skip + window.begin, self.skip + window.end
         text = self.store.document(document, begin, end)
-        tokens = np.concatenate([np.array(self.subject.begin, dtype=np.int64), text])
+        tokens = np.concatenate([np.array(self.evaluated.begin, dtype=np.int64), text])
         nlls = token_nlls(
-            self.subject.model,
+            self.evaluated.model,
             torch.from_numpy(tokens),
             factors=factors,
             chunk_length=self.chunk_length,
         )
-        return nlls[num_unscored(self.subject.begin) - 1 :].astype(np.float64)
+        return nlls[num_unscored(self.evaluated.begin) - 1 :].astype(np.float64)

@@ -52,8 +52,8 @@ SOME = {
 """settings of nodes that cost nothing that is known"""
 
 
-def shape_of(told: dict[str, Any]) -> Shape:
-    shape = Shape.of(told)
+def shape_of(model_config: dict[str, Any]) -> Shape:
+    shape = Shape.of(model_config)
     assert shape is not None
     return shape
 

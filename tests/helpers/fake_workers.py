@@ -59,8 +59,8 @@ class FakeWorker:
         marks = self._folder / name
         first = not marks.is_file()
         with marks.open("a") as stream:
-            told = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "FAKE_THREADS")]
-            stream.write(f"{os.getpid()} {told[0]} {told[1]}\n")
+            values = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "FAKE_THREADS")]
+            stream.write(f"{os.getpid()} {values[0]} {values[1]}\n")
         return first
 
 

@@ -43,5 +43,5 @@ def node_settings(kind: str, flat: Mapping[str, Any]) -> NodeSettings:
 
 def training(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return flat settings as arguments of `longrope.training.trainer.train`."""
-    own = {key: value for key, value in settings.items() if key != "seed"}
-    return {"settings": TrainingSettings.model_validate(own), "seed": settings["seed"]}
+    seedless = {key: value for key, value in settings.items() if key != "seed"}
+    return {"settings": TrainingSettings.model_validate(seedless), "seed": settings["seed"]}

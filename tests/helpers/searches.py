@@ -90,7 +90,7 @@ def losses(values: Sequence[Sequence[float]]) -> list[list[Loss]]:
     return [[Loss(value) for value in row] for row in values]
 
 
-def told(candidates: Sequence[Candidate], loss: Landscape) -> list[list[Loss]]:
+def losses_under(candidates: Sequence[Candidate], loss: Landscape) -> list[list[Loss]]:
     """Return what a loss says of candidates; its gradient, where wanted, is one of chance."""
 
     def gradient(candidate: Candidate, document: int) -> tuple[float, ...]:
@@ -108,7 +108,7 @@ def run(algorithm: Algorithm, loss: Landscape) -> list[list[Candidate]]:
     asked = []
     while not algorithm.finished:
         candidates = algorithm.ask()
-        algorithm.tell(candidates, told(candidates, loss))
+        algorithm.tell(candidates, losses_under(candidates, loss))
         asked.append(candidates)
     return asked
 
@@ -123,8 +123,8 @@ def noise(seed: int) -> Landscape:
     """Return a loss that says nothing: a number drawn for each individual and document."""
 
     def loss(individual: Individual, document: int) -> float:
-        told = (*individual.levels, individual.num_start_tokens, document, seed)
-        return float(np.random.default_rng(told).random())
+        entropy = (*individual.levels, individual.num_start_tokens, document, seed)
+        return float(np.random.default_rng(entropy).random())
 
     return loss
 
@@ -135,7 +135,7 @@ class Scripted:
     def __init__(self, *groups: list[Candidate]) -> None:
         self.groups = groups
         self.iteration = 0
-        self.told: list[Sequence[Sequence[Loss]]] = []
+        self.answers: list[Sequence[Sequence[Loss]]] = []
 
     @property
     def finished(self) -> bool:
@@ -153,11 +153,11 @@ class Scripted:
         return self.groups[self.iteration]
 
     def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[Loss]]) -> None:
-        self.told.append(losses)
+        self.answers.append(losses)
         self.iteration += 1
 
 
-ONE, OTHER = Individual((0,) * 16, 0), Individual((300,) * 16, 8)
+LOW, HIGH = Individual((0,) * 16, 0), Individual((300,) * 16, 8)
 
 
 class FakeObjective:
@@ -166,7 +166,7 @@ class FakeObjective:
     def __init__(
         self, loss: Callable[[RopeFactors, int], float], lengths: Sequence[int] = (100, 100, 100)
     ) -> None:
-        self.scored: list[int] = []
+        self.scored_documents: list[int] = []
         self._loss = loss
         self._lengths = lengths
 
@@ -185,7 +185,7 @@ class FakeObjective:
     def scores(
         self, units: Sequence[tuple[RopeFactors, int, bool]], done: Callable[[int], None]
     ) -> list[Score]:
-        self.scored += [document for _, document, _ in units]
+        self.scored_documents += [document for _, document, _ in units]
         for position in range(len(units)):
             done(position)
         slope = tuple(np.linspace(-1, 1, GEOMETRY.num_pairs + 1).tolist())

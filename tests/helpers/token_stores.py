@@ -33,11 +33,11 @@ def write_store(folder, store):
     commit.run(store, "tokenize/t-0", {}, tokens, dict)
     raw = {"path": str(base), "files": {"config.json": file_digest(base / "config.json")}}
     # 24 rows of 10 chunks: a third epoch begins after the checkpoint of step 4
-    own = {"num_steps": 6, "text_length": 64, "passkey_fraction": 0.0, "full_attention": False}
-    own |= {"bos": "always"}
+    changes = {"num_steps": 6, "text_length": 64, "passkey_fraction": 0.0, "full_attention": False}
+    changes |= {"bos": "always"}
     node = {
         "kind": "finetune",
-        "settings": node_settings("finetune", parallel_runs.SETTINGS | own).identity(),
+        "settings": node_settings("finetune", parallel_runs.SETTINGS | changes).identity(),
         "runtime": {"micro_batch_size": 1, "parallel": {"zero_stage": 2, "sequence_parallel": 1}},
         "inputs": {"factors": "search/f-0", "tokens": "tokenize/t-0"},
         "raw": {"model": raw, "tokenizer": raw},

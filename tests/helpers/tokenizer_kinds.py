@@ -110,9 +110,9 @@ def mistral(cache: Path) -> Tokenizer:
         UserError: if the package can be had neither from `cache` nor from the index.
     """
     archive = download(MISTRAL, cache)
-    pieces = _pieces(read_member(archive, "mistral_common/data/tokenizer.model.v1"))
-    ids = {piece: number for number, (piece, _) in enumerate(pieces)}
-    scores = dict(pieces)
+    vocabulary = _vocabulary(read_member(archive, "mistral_common/data/tokenizer.model.v1"))
+    ids = {piece: number for number, (piece, _) in enumerate(vocabulary)}
+    scores = dict(vocabulary)
     merges = [
         (-scores[piece], ids[left], ids[right], left, right)
         for piece in ids
@@ -151,7 +151,7 @@ def _of_spaces() -> decoders.Decoder:
     )
 
 
-def _pieces(model: bytes) -> list[tuple[str, float]]:
+def _vocabulary(model: bytes) -> list[tuple[str, float]]:
     """Return text and score of every piece of a SentencePiece model, in the order of their ids."""
     from transformers.utils import sentencepiece_model_pb2_new
 

@@ -115,15 +115,15 @@ def _needs(path: Path, seen: set[Path]) -> set[str]:
 
 def _imports(node: ast.AST) -> set[str]:
     """Return the modules, or what is taken from them, of all imports outside functions."""
-    found = set()
+    modules = set()
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
-            found |= {alias.name for alias in child.names}
+            modules |= {alias.name for alias in child.names}
         elif isinstance(child, ast.ImportFrom) and child.module:
-            found |= {child.module} | {f"{child.module}.{alias.name}" for alias in child.names}
+            modules |= {child.module} | {f"{child.module}.{alias.name}" for alias in child.names}
         elif not isinstance(child, ast.FunctionDef) and not _for_types_only(child):
-            found |= _imports(child)
-    return found
+            modules |= _imports(child)
+    return modules
 
 
 def _for_types_only(node: ast.AST) -> bool:

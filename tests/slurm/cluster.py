@@ -275,10 +275,10 @@ class Cluster:
         data.mkdir()
         shutil.chown(data, "mysql")
         self.folder.chmod(0o777)  # the database puts its socket there, as a user of its own
-        own = ["--no-defaults", "--user=mysql", f"--datadir={data}"]
-        self.call("mariadb-install-db", *own, "--skip-test-db")
+        options = ["--no-defaults", "--user=mysql", f"--datadir={data}"]
+        self.call("mariadb-install-db", *options, "--skip-test-db")
         small = ["--skip-networking", "--innodb-buffer-pool-size=64M"]
-        self._launch("mariadbd", "mariadbd", *own, *small, f"--socket={socket_path}")
+        self._launch("mariadbd", "mariadbd", *options, *small, f"--socket={socket_path}")
         self.wait("mariadbd", lambda: self._succeeds("mariadb", "--no-defaults", "-e", "select 1"))
         self.start_accounting()
         for command in ("cluster test", "account lab", "user root account=lab"):

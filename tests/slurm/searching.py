@@ -39,7 +39,7 @@ def frozen_in_the_middle(place: Workplace, cluster: Cluster, *arguments: str) ->
     A stopped process neither ends before the test has done its harm nor gives signs of life.
     """
     place.start(target(place), *arguments)
-    cluster.wait("ten scores", lambda: len(place.scored()) >= 10 or not place.running, 120)
+    cluster.wait("ten scores", lambda: len(place.score_keys()) >= 10 or not place.running, 120)
     assert place.running, place.said()[-5000:]
     place.signal(signal.SIGSTOP)
     (number,) = cluster.queue(place.folder)
@@ -52,5 +52,5 @@ def assert_as_if_undisturbed(place: Workplace, undisturbed: Workplace) -> None:
     for file in ("factors.json", "history.jsonl"):
         expected = (undisturbed.store / node / file).read_bytes()
         assert (place.store / node / file).read_bytes() == expected
-    assert sorted(place.scored()) == sorted(undisturbed.scored())
+    assert sorted(place.score_keys()) == sorted(undisturbed.score_keys())
     assert not list(place.store.glob(".work/search/*"))

@@ -70,9 +70,9 @@ def submitted(place: Workplace, cluster: Cluster) -> str:
 def wait_for_end(place: Workplace, cluster: Cluster, number: str) -> None:
     """Wait until a job is over, and check that it ended well."""
     cluster.wait("the end", lambda: number not in cluster.queue(place.folder), 200)
-    told = cluster.call("scontrol", "show", "job", number)
-    assert "JobState=COMPLETED" in told, said(place, number)[-5000:]
-    assert "ExitCode=0:0" in told
+    description = cluster.call("scontrol", "show", "job", number)
+    assert "JobState=COMPLETED" in description, said(place, number)[-5000:]
+    assert "ExitCode=0:0" in description
 
 
 def said(place: Workplace, number: str) -> str:
@@ -80,7 +80,7 @@ def said(place: Workplace, number: str) -> str:
     return (place.folder / f"slurm-{number}.out").read_text()
 
 
-def who_scored(place: Workplace) -> list[tuple[str, int]]:
+def scoring_processes(place: Workplace) -> list[tuple[str, int]]:
     """Return node and process of every score, in order."""
     path = place.folder / "scored.txt"
     lines = path.read_text().splitlines() if path.exists() else []
@@ -106,9 +106,9 @@ def test_the_documented_script_gives_the_bytes_of_a_search_without_dask(searched
 
 def test_a_worker_of_each_node_scored_and_no_unit_was_scored_twice(searched, undisturbed):
     place, _ = searched
-    assert {node for node, _ in who_scored(place)} == {"n1", "n2"}
-    assert len(set(who_scored(place))) == 2
-    assert len(who_scored(place)) == len(undisturbed.scored())
+    assert {node for node, _ in scoring_processes(place)} == {"n1", "n2"}
+    assert len(set(scoring_processes(place))) == 2
+    assert len(scoring_processes(place)) == len(undisturbed.score_keys())
 
 
 def test_workers_see_one_gpu_each_and_the_scheduler_none(searched, cluster):
@@ -134,10 +134,10 @@ def test_a_killed_worker_is_replaced_on_its_node(cluster, place, undisturbed):
 
     def both() -> bool:
         over = number not in cluster.queue(place.folder)
-        return over or len(set(who_scored(place))) == 2
+        return over or len(set(scoring_processes(place))) == 2
 
     cluster.wait("a score of each node", both, 120)
-    workers = dict(who_scored(place))
+    workers = dict(scoring_processes(place))
     assert f"/proc/{workers['n2']}" in map(str, cluster.processes(number))
     os.kill(workers["n2"], signal.SIGKILL)
     wait_for_end(place, cluster, number)

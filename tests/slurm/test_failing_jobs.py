@@ -37,7 +37,7 @@ def test_a_cancelled_job_is_tried_again_and_goes_on_where_it_was(cluster, frozen
     place, number = frozen
     cluster.call("scancel", number)
     cluster.wait("the end of the job", lambda: number not in cluster.queue(place.folder))
-    assert len(place.scored()) < len(undisturbed.scored())
+    assert len(place.score_keys()) < len(undisturbed.score_keys())
     place.forget_claims()
     assert place.wait() == 0, place.said()[-5000:]
     states = [job.state for job in cluster.jobs(place.folder)]
@@ -93,15 +93,15 @@ def test_a_killed_snakemake_can_be_started_again_while_its_job_lives_on(
 @pytest.fixture
 def small_disk(place) -> Iterator[Path]:
     """The store of a place, on a file system with room for a part of what the search writes."""
-    kept = place.store.with_name("kept")
-    place.store.rename(kept)
+    original = place.store.with_name("kept")
+    place.store.rename(original)
     place.store.mkdir()
-    used = sum(-(-path.stat().st_size // 4096) for path in kept.rglob("*") if path.is_file())
+    used = sum(-(-path.stat().st_size // 4096) for path in original.rglob("*") if path.is_file())
     size = f"size={4 * used + 48}k"
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", place.store])
     if mounted.returncode:
         pytest.skip("a full disk cannot be tried here: mounting a small one was refused")
-    shutil.copytree(kept, place.store, symlinks=True, dirs_exist_ok=True)
+    shutil.copytree(original, place.store, symlinks=True, dirs_exist_ok=True)
     yield place.store
     place.end()
     subprocess.run(["umount", "--lazy", place.store], check=True)

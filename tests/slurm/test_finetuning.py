@@ -21,16 +21,16 @@ if "RANK" in os.environ:
     with open({path!r}, "a") as file:
         file.write(" ".join(os.environ.get(name, "none") for name in names) + "\\n")
 """
-LOOK = {"documents": {"corpus": "words", "split": "validation"}, "every_steps": 1}
+WATCH = {"documents": {"corpus": "words", "split": "validation"}, "every_steps": 1}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "one node": (2, {"parallel": {"sequence_parallel": 2}}),
-    "two nodes": (1, {"parallel": {"sequence_parallel": 2, "zero_stage": 2}, "watch": LOOK}),
+    "two nodes": (1, {"parallel": {"sequence_parallel": 2, "zero_stage": 2}, "watch": WATCH}),
 }
 """GPUs of a node of the machine, and what the fine-tuning is told"""
 
 
 def untrained(
-    finished: Workplace, folder: Path, cluster: Cluster, gpus: int, told: dict[str, Any]
+    finished: Workplace, folder: Path, cluster: Cluster, gpus: int, changes: dict[str, Any]
 ) -> Workplace:
     """Return a copy of the finished run without its tuned model, for a machine of so many GPUs a node."""
     shutil.copytree(finished.folder, folder, symlinks=True)
@@ -41,7 +41,7 @@ def untrained(
     machines["small"] = machines["h100-80"] | {"gpus_per_node": gpus}
     hardware.write_text(yaml.safe_dump(machines))
     settings = yaml.safe_load((folder / "small.yaml").read_text()) | {"hardware": "small"}
-    settings["extension"][0]["finetune"] |= told
+    settings["extension"][0]["finetune"] |= changes
     (folder / "small.yaml").write_text(yaml.safe_dump(settings))
     (folder / "sitecustomize.py").write_text(WITNESS.format(path=str(folder / "ranks.txt")))
     return place
@@ -55,8 +55,8 @@ def places(
     parent = tmp_path_factory.mktemp("tuned")
     made = {}
     try:
-        for name, (gpus, told) in CASES.items():
-            place = untrained(finished, parent / name.replace(" ", "-"), cluster, gpus, told)
+        for name, (gpus, changes) in CASES.items():
+            place = untrained(finished, parent / name.replace(" ", "-"), cluster, gpus, changes)
             made[name] = place
             place.start(f"results/{place.key(FINETUNE)}/DONE", "--retries", "0")
         for place in made.values():

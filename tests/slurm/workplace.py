@@ -126,7 +126,7 @@ class Workplace:
         plan = json.loads((self.store / "plans" / "small.json").read_text())
         return str(plan["names"][name])
 
-    def scored(self) -> list[str]:
+    def score_keys(self) -> list[str]:
         """Return the key of every complete line of the score memory, in no order."""
         lines = [
             line

@@ -50,7 +50,7 @@ def test_a_method_is_one_row_of_one_file(package):
         '    "linear": RopeMethod(linear, "linear (PI)"),\n'
         '    "half": RopeMethod(lambda g, s: linear(g, max(1.0, s / 2)), "half", yarn_attention_scale),\n',
     )
-    told = run(
+    facts = run(
         package,
         """
         import json, math, yaml
@@ -72,10 +72,10 @@ def test_a_method_is_one_row_of_one_file(package):
         }))
         """,
     )
-    assert told["nodes"] == ["tiny-llama-perplexity-base-half"]
-    assert told["schema"] and told["order"] == 1
-    assert told["factors"] == [2.0, 2.0]
-    assert told["scale"] == pytest.approx(0)
+    assert facts["nodes"] == ["tiny-llama-perplexity-base-half"]
+    assert facts["schema"] and facts["order"] == 1
+    assert facts["factors"] == [2.0, 2.0]
+    assert facts["scale"] == pytest.approx(0)
 
 
 def test_a_search_algorithm_is_its_settings_and_its_module(package):
@@ -125,7 +125,7 @@ def test_a_search_algorithm_is_its_settings_and_its_module(package):
             '''
         )
     )
-    told = run(
+    facts = run(
         package,
         """
         import json, yaml
@@ -157,10 +157,10 @@ def test_a_search_algorithm_is_its_settings_and_its_module(package):
         }))
         """,
     )
-    assert told["algorithm"] == {"name": "seeds", "rounds": 1}
-    assert told["module"] and told["schema"] and told["best"]
+    assert facts["algorithm"] == {"name": "seeds", "rounds": 1}
+    assert facts["module"] and facts["schema"] and facts["best"]
     # three seeds, and the result without start tokens
-    assert told["tokens"] == (3 + 1) * told["documents"] * 1024
+    assert facts["tokens"] == (3 + 1) * facts["documents"] * 1024
 
 
 TOY = """

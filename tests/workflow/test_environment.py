@@ -35,12 +35,12 @@ def direct_requirements() -> dict[str, Requirement]:
 
 def pins(lines: list[str]) -> dict[str, str]:
     """Return name -> version of lines `name==version`; anything else fails."""
-    found = {}
+    versions = {}
     for line in lines:
         match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+_-]+)", line)
         assert match, f"not a pin: {line!r}"
-        found[canonicalize_name(match[1])] = match[2]
-    return found
+        versions[canonicalize_name(match[1])] = match[2]
+    return versions
 
 
 def locked(name: str = "lock") -> dict[str, str]:

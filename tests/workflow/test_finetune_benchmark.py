@@ -39,8 +39,10 @@ def test_it_trains_in_every_way_and_prints_a_row_of_each(benchmark, monkeypatch,
 
     def in_this_process(command, **_):
         started.append(command)
-        one = benchmark.measure(command[3], *map(int, command[4:]))
-        return subprocess.CompletedProcess(command, 0, stdout=f"said before\n{json.dumps(one)}\n")
+        measured = benchmark.measure(command[3], *map(int, command[4:]))
+        return subprocess.CompletedProcess(
+            command, 0, stdout=f"said before\n{json.dumps(measured)}\n"
+        )
 
     monkeypatch.setattr(benchmark.subprocess, "run", in_this_process)
     arguments = ["--lengths", "16", "32", "--steps", "2", "--repeats", "1"]

@@ -84,7 +84,7 @@ def test_the_identity_of_tables_covers_plan_scripts_captions_and_hardware(plan, 
     hardware.write_text(hardware.read_text() + "# more\n")
     names.append(name())
     assert len(set(names)) == 5
-    assert all(re.fullmatch(r"small-[0-9a-f]{12}", one) for one in names)
+    assert all(re.fullmatch(r"small-[0-9a-f]{12}", label) for label in names)
 
 
 def test_a_script_that_changed_since_its_run_was_planned_refuses_to_write(tmp_path):
@@ -203,15 +203,15 @@ def test_times_of_files_leave_no_table_of_another_plan(finished, how):
 def test_two_runs_of_one_experiment_at_the_same_time_write_tables_of_their_own(finished):
     name = change(finished, "edited.yaml", without_yarn)
     shutil.rmtree(finished / "results" / "reports")
-    calls = [workflow_runs.command(finished, name=one) for one in ("small.yaml", name)]
+    calls = [workflow_runs.command(finished, name=config) for config in ("small.yaml", name)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running = [subprocess.Popen(call, cwd=finished, env=environment(), **pipes) for call in calls]
     for process in running:
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said[-3000:]
     tables = (finished / "results" / "reports").glob("*/tables/perplexity.csv")
-    found = sorted("yarn" in set(pd.read_csv(table)["method"]) for table in tables)
-    assert found == [False, True]
+    with_yarn = sorted("yarn" in set(pd.read_csv(table)["method"]) for table in tables)
+    assert with_yarn == [False, True]
 
 
 @pytest.mark.workflow

@@ -218,8 +218,8 @@ def test_one_job_computes_several_evaluations_of_the_same_inputs(finished):
     done = run(finished, batched, *(f"results/{keys[name]}/DONE" for name in same))
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(re.findall(r"rule evaluate_batch_\d+:", done.stdout + done.stderr)) == 1
-    found = {n: (finished / "results" / keys[n] / "scores.json").read_bytes() for n in same}
-    assert found == original
+    rewritten = {n: (finished / "results" / keys[n] / "scores.json").read_bytes() for n in same}
+    assert rewritten == original
 
 
 # Code ---------------------------------------------------------------------------------------------
@@ -338,28 +338,28 @@ def test_a_missing_node_before_and_one_behind_a_finished_one_are_both_computed(f
 
 
 def test_gc_removes_what_no_configuration_and_no_pin_names(finished):
-    kept = change(finished, "kept.yaml", lambda s: s["search"].update(num_documents=1))
+    configured = change(finished, "kept.yaml", lambda s: s["search"].update(num_documents=1))
     pinned = change(
         finished, "pinned.yaml", lambda s: s["search"]["algorithm"].update(num_parents=2)
     )
     dead = change(
         finished, "dead.yaml", lambda s: s["search"]["algorithm"].update(num_iterations=1)
     )
-    for name in (kept, pinned, dead):
+    for name in (configured, pinned, dead):
         key = names(finished, name)["search/random-llama-256"]
         done = run(finished, name, f"results/{key}/DONE")
         assert done.returncode == 0, done.stderr[-2000:]
     assert longrope(finished, "pin", pinned, "paper").returncode == 0
     before = set(computed(finished))
-    dry = longrope(finished, "gc", "small.yaml", kept)
+    dry = longrope(finished, "gc", "small.yaml", configured)
     assert dry.returncode == 0, dry.stderr
     assert set(computed(finished)) == before
-    real = longrope(finished, "gc", "small.yaml", kept, "--delete")
+    real = longrope(finished, "gc", "small.yaml", configured, "--delete")
     assert real.returncode == 0, real.stderr
     gone = before - set(computed(finished))
     assert names(finished, dead)["search/random-llama-256"] in gone
     assert all(key in dry.stdout for key in gone)
-    for name in ("small.yaml", kept, pinned):
+    for name in ("small.yaml", configured, pinned):
         assert "search/random-llama-256" not in planned(finished, name)
     assert "search/random-llama-256" in planned(finished, dead)
     assert planned(finished) == set()
@@ -394,9 +394,9 @@ def test_two_runs_on_one_store_at_the_same_time_compute_each_node_once(finished,
             # Snakemake removes the mark of a node that it is about to make, which the other run looks at
             code = subprocess.run(call, cwd=finished, env=environment).returncode
         assert code == 0, said[-3000:]
-    scored = [json.loads(line)[0] for line in score_lines(results)]
-    assert scored
-    assert len(scored) == len(set(scored))
+    score_keys = [json.loads(line)[0] for line in score_lines(results)]
+    assert score_keys
+    assert len(score_keys) == len(set(score_keys))
     assert set(keys.values()) <= set(computed(finished))
     assert not list((results / ".trash").glob("*"))
 
@@ -421,5 +421,5 @@ def test_a_run_killed_while_its_job_lives_on_is_started_again_at_once(finished):
     second = subprocess.run(call, cwd=finished, env=environment, capture_output=True, text=True)
     assert second.returncode == 0, second.stdout + second.stderr
     assert searched == {n: (results / keys[SECOND] / n).read_bytes() for n in searched}
-    scored = [json.loads(line)[0] for line in score_lines(results)]
-    assert len(scored) == len(set(scored))
+    score_keys = [json.loads(line)[0] for line in score_lines(results)]
+    assert len(score_keys) == len(set(score_keys))

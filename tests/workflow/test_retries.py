@@ -27,8 +27,8 @@ if os.environ.get("RANK") == "1":
 def test_the_retry_of_a_training_one_of_whose_processes_was_killed_resumes(finished, monkeypatch):
     def over_two_processes(settings):
         settings["hardware"] = "h100-80"
-        told = {"num_steps": 4, "checkpoint_steps": 2, "parallel": {"sequence_parallel": 2}}
-        settings["extension"][0]["finetune"].update(told)
+        changes = {"num_steps": 4, "checkpoint_steps": 2, "parallel": {"sequence_parallel": 2}}
+        settings["extension"][0]["finetune"].update(changes)
 
     name = change(finished, "two.yaml", over_two_processes)
     key = names(finished, name)["finetune/random-llama-256"]

@@ -56,11 +56,11 @@ def test_one_command_finds_factors_for_a_model_and_text_files(folder):
         "--target-length", 256, "--num-documents", 2,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    found = RopeFactors.read(folder / done.stdout.splitlines()[-1])
+    factors = RopeFactors.read(folder / done.stdout.splitlines()[-1])
     # the window is the one that the model's config.json tells
-    assert (found.original_length, found.target_length) == (128, 256)
-    assert list(found.factors) == sorted(found.factors)
-    assert found.provenance["algorithm"] == "auto"
+    assert (factors.original_length, factors.target_length) == (128, 256)
+    assert list(factors.factors) == sorted(factors.factors)
+    assert factors.provenance["algorithm"] == "auto"
     (folder / "texts" / "held-out").mkdir(parents=True)
     shutil.copy(folder / "train.txt", folder / "texts" / "held-out")
     shutil.copy(folder / "validation.txt", folder / "texts")
@@ -68,7 +68,7 @@ def test_one_command_finds_factors_for_a_model_and_text_files(folder):
         folder, "search", "base", "texts", "--target-length", 256, "--num-documents", 2
     )
     assert again.returncode == 0, again.stderr[-2000:]
-    assert RopeFactors.read(folder / again.stdout.splitlines()[-1]).factors == found.factors
+    assert RopeFactors.read(folder / again.stdout.splitlines()[-1]).factors == factors.factors
 
 
 def test_mistakes_end_in_one_sentence(folder):

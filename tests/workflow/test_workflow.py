@@ -105,11 +105,11 @@ def test_a_search_killed_in_the_middle_ends_with_the_same_bytes_and_scores_nothi
     subprocess.run(command, cwd=finished, check=True, capture_output=True)
     for file in ("factors.json", "history.jsonl"):
         assert (store / key / file).read_bytes() == (finished / "results" / key / file).read_bytes()
-    scored = [json.loads(line)[0] for line in score_lines(store)]
-    assert len(scored) == len(set(scored))
+    score_keys = [json.loads(line)[0] for line in score_lines(store)]
+    assert len(score_keys) == len(set(score_keys))
     history = (store / key / "history.jsonl").read_text().splitlines()
     # two documents a candidate, and perhaps the winner without its start tokens
-    assert 2 * len(history) <= len(scored) <= 2 * len(history) + 2
+    assert 2 * len(history) <= len(score_keys) <= 2 * len(history) + 2
 
 
 def test_a_report_is_made_without_network(finished):

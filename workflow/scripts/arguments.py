@@ -26,7 +26,7 @@ def parse() -> argparse.Namespace:
 
     From here on the script ends in one sentence on a mistake that its user can correct.
     """
-    sys.excepthook = _one_sentence
+    sys.excepthook = _print_sentence
     parser = argparse.ArgumentParser(description=__doc__)
     for name in NAMES:
         parser.add_argument(f"--{name}", type=Path)
@@ -52,7 +52,7 @@ def belongs(report: Path, plan: Path) -> bool:
     return identity.startswith(report.name.rpartition("-")[2])
 
 
-def _one_sentence(
+def _print_sentence(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     if isinstance(error, UserError):

@@ -66,13 +66,13 @@ def page(plan: Plan, store: Path) -> str:
 
 def warnings(products: Sequence[tuple[Product, Sequence[Row]]]) -> Iterator[str]:
     """Yield a box that names every product whose nodes were made by different code or packages."""
-    found = [
+    items = [
         f"<li><b>{escape(product.name)}</b>: {escape(made_sentence(rows, product))}</li>"
         for product, rows in products
         if is_mixed(rows, product)
     ]
-    if found:
-        yield f'<div class="warning"><p>{MIXED}</p><ul>{"".join(found)}</ul></div>'
+    if items:
+        yield f'<div class="warning"><p>{MIXED}</p><ul>{"".join(items)}</ul></div>'
 
 
 def graph_section(plan: Plan, done: Collection[str]) -> Iterator[str]:

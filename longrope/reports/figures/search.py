@@ -27,8 +27,8 @@ def draw(table: pd.DataFrame, *, note: str = "") -> Figure:
 
 def draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw the median over seeds of each algorithm, and bars from the least to the most."""
-    for index, (name, found) in enumerate(style.groups(rows, "algorithm")):
-        tokens, losses = found["scored_tokens"] / 1e6, found["heldout_ppl"]
+    for index, (name, searches) in enumerate(style.groups(rows, "algorithm")):
+        tokens, losses = searches["scored_tokens"] / 1e6, searches["heldout_ppl"]
         middle = [tokens.median()], [losses.median()]
         axes.errorbar(
             *middle,
@@ -36,7 +36,7 @@ def draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
             yerr=[[middle[1][0] - losses.min()], [losses.max() - middle[1][0]]],
             fmt=style.MARKS[index % len(style.MARKS)],
             capsize=3,
-            label=f"{name} ({len(found)} seeds)",
+            label=f"{name} ({len(searches)} seeds)",
         )
     style.log_axis(axes, "x")
     axes.set_xlabel(f"scored tokens, millions{style.LOG}")

@@ -33,10 +33,10 @@ def draw(table: pd.DataFrame, *, note: str = "") -> Figure:
 
 def draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
     """Draw the median over seeds of each algorithm, a band from least to most, and where it ends."""
-    for index, (name, found) in enumerate(style.groups(rows, "algorithm")):
-        band = band_over_seeds(found)
+    for index, (name, searches) in enumerate(style.groups(rows, "algorithm")):
+        band = band_over_seeds(searches)
         tokens = band.index / 1e6
-        label = f"{name} ({found['seed'].nunique()} seeds)"
+        label = f"{name} ({searches['seed'].nunique()} seeds)"
         (line,) = axes.step(tokens, band["median"], where="post", linewidth=1.8, label=label)
         axes.fill_between(tokens, band["low"], band["high"], step="post", alpha=0.2)
         mark = style.MARKS[index % len(style.MARKS)]

@@ -36,11 +36,11 @@ class Auto(Ramping):
         path = yield from self.evolve(self.ramp, ramp_budget, start, point)
         ramp = self.ends(self.ramp, path, start)[0]
         knots = Knots(np.log(self.space.factors(ramp)), self._num_knots)
-        found = [("ramp", ramp)]
+        finalists = [("ramp", ramp)]
         if knot_budget.num_generations:
             path = yield from self.evolve(knots, knot_budget, ramp)
-            found.insert(0, ("knots", self.ends(knots, path, ramp)[0]))
-        return (yield from self.finish(found, start))
+            finalists.insert(0, ("knots", self.ends(knots, path, ramp)[0]))
+        return (yield from self.finish(finalists, start))
 
 
 make = Auto

@@ -20,7 +20,7 @@ ATTEMPTS = 200
 
 
 @dataclass(frozen=True, order=True)
-class Scored:
+class ScoredCandidate:
     """A candidate's loss; sorts by loss, then by order of asking."""
 
     loss: float
@@ -38,7 +38,7 @@ class Generations:
         self.settings = settings
         self.documents = tuple(range(num_documents))
         self.iteration = 0
-        self.parents: list[Scored] = []
+        self.parents: list[ScoredCandidate] = []
         self._generator = np.random.default_rng(seed)
         self._asked = 0
 
@@ -64,7 +64,7 @@ class Generations:
         for candidate, row in zip(candidates, losses, strict=True):
             mean = float(np.mean([loss.value for loss in row]))
             ranked = mean if math.isfinite(mean) else math.inf
-            self.parents.append(Scored(ranked, self._asked, candidate.individual))
+            self.parents.append(ScoredCandidate(ranked, self._asked, candidate.individual))
             self._asked += 1
         self.parents = sorted(self.parents)[: self.settings.num_parents]
         self.iteration += 1
@@ -135,15 +135,15 @@ class Evolution(Generations):
 
     def _new(self, count: int, origin: str, make: Callable[[int], Individual]) -> list[Candidate]:
         """Return up to `count` unseen individuals; parents too alike for a new child get a mutation."""
-        found: list[Candidate] = []
+        unseen: list[Candidate] = []
         for index in range(max(0, count)):
             for attempt in range(ATTEMPTS):
                 crossing_failed = attempt >= ATTEMPTS // 2 and origin == "crossover"
                 individual = self._mutation(self._parent()) if crossing_failed else make(index)
                 if self._is_new(individual):
-                    found.append(Candidate(individual, origin, self.documents))
+                    unseen.append(Candidate(individual, origin, self.documents))
                     break
-        return found
+        return unseen
 
     def _is_new(self, individual: Individual) -> bool:
         if individual in self._seen:

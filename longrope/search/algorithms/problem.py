@@ -35,10 +35,12 @@ class Problem:
 
     def compose(self, individual: Individual) -> RopeFactors:
         """Return an individual's factors times the base's (second interpolation of the paper)."""
-        own = self.space.factors(individual)
+        searched_factors = self.space.factors(individual)
         searched = self.space.attention_scale(individual)
         return RopeFactors(
-            factors=tuple(float(round(a * b, 10)) for a, b in zip(own, self.base, strict=True)),
+            factors=tuple(
+                float(round(a * b, 10)) for a, b in zip(searched_factors, self.base, strict=True)
+            ),
             num_start_tokens=individual.num_start_tokens,
             attention_scale=self.attention_scale if searched is None else searched,
             original_length=self.geometry.original_length,

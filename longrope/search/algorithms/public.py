@@ -58,7 +58,7 @@ class PublicEvolution(Generations):
         return [(start, "seed:mixed"), *((levels, "mutation") for levels in mutations)]
 
     def _children(self) -> list[tuple[tuple[int, ...], str]]:
-        parents = [scored.individual.levels for scored in self.parents]
+        parents = [parent.individual.levels for parent in self.parents]
         draw = self._generator
         mutations = [
             self._mutation(parents[int(draw.integers(len(parents)))])

@@ -54,8 +54,8 @@ class Budget:
 
 def spread(choices: Sequence[int], count: int) -> tuple[int, ...]:
     """Return at most `count` of some choices, evenly spread in their order, the first among them."""
-    kept = np.linspace(0, len(choices) - 1, min(count, len(choices))).round().astype(int)
-    return tuple(choices[index] for index in kept)
+    indices = np.linspace(0, len(choices) - 1, min(count, len(choices))).round().astype(int)
+    return tuple(choices[index] for index in indices)
 
 
 class Evolving(Scripted):
@@ -93,14 +93,14 @@ class Evolving(Scripted):
         late = path[len(path) // 2 :]
         return [self.on(curve, point, start) for point in (np.mean(late, 0), path[-1])]
 
-    def finish(self, found: Sequence[tuple[str, Individual]], start: Individual) -> Script:
+    def finish(self, finalists: Sequence[tuple[str, Individual]], start: Individual) -> Script:
         """Give what was found, best first, its start tokens, and select; `start` competes."""
-        first = found[0][1]
+        first = finalists[0][1]
         chosen = yield from self.start_tokens(first, self.batch_documents)
         number = chosen.individual.num_start_tokens
         choices: dict[Individual, str] = {}
-        for origin, one in found:
-            choices.setdefault(replace(one, num_start_tokens=number), f"selection:{origin}")
+        for origin, individual in finalists:
+            choices.setdefault(replace(individual, num_start_tokens=number), f"selection:{origin}")
         choices.setdefault(first, "selection:start_tokens")
         choices.setdefault(start, "selection:start")
         return (yield from self.selection(choices))

@@ -21,8 +21,8 @@ Comparison: TypeAlias = Generator[list[Candidate], Rows, dict[Individual, float]
 
 def means(rows: Rows) -> list[float]:
     """Return the mean loss of each candidate; inf where it is not finite."""
-    found = [float(np.mean([loss.value for loss in row])) for row in rows]
-    return [mean if math.isfinite(mean) else math.inf for mean in found]
+    averages = [float(np.mean([loss.value for loss in row])) for row in rows]
+    return [mean if math.isfinite(mean) else math.inf for mean in averages]
 
 
 class Scripted:
@@ -39,7 +39,7 @@ class Scripted:
         self.documents = tuple(range(num_documents))
         self.generator = np.random.default_rng(seed)
         self.iteration = 0
-        self._told = 0
+        self._num_asked = 0
         self._sound: dict[Individual, str] = {}
         self._best = Best(next(iter(seeds.values())), math.inf)
         self._running = self._script()
@@ -56,7 +56,7 @@ class Scripted:
     @property
     def remaining(self) -> int:
         """Candidates still to be told, about."""
-        return 0 if self.finished else max(self.num_candidates - self._told, 1)
+        return 0 if self.finished else max(self.num_candidates - self._num_asked, 1)
 
     @property
     def best(self) -> Best:
@@ -77,7 +77,7 @@ class Scripted:
         for candidate, mean in zip(candidates, means(losses), strict=True):
             if math.isfinite(mean):
                 self._sound[candidate.individual] = candidate.origin
-        self._told += len(candidates)
+        self._num_asked += len(candidates)
         self.iteration += 1
         try:
             self._asked = self._running.send(losses)
@@ -105,18 +105,18 @@ class Scripted:
         # pairs before a critical one follow it, whatever the curve says of them
         searched = slice(self.space.critical_pairs[-1], None)
         logs[searched] = isotonic_regression(logs[searched]).x
-        found = self.space.nearest(np.exp(logs).tolist(), start.num_start_tokens)
+        nearest = self.space.nearest(np.exp(logs).tolist(), start.num_start_tokens)
         if (grid := self.space.attention) is None:
-            return found
+            return nearest
         moved = grid.scale(start.attention_level) + grid.unit * float(point[-1])
-        return replace(found, attention_level=grid.nearest(moved))
+        return replace(nearest, attention_level=grid.nearest(moved))
 
     def compare(self, choices: Mapping[Individual, str], documents: tuple[int, ...]) -> Comparison:
         """Ask for some individuals, with origins, on the same documents; return their mean losses."""
-        rows = yield [Candidate(one, origin, documents) for one, origin in choices.items()]
+        rows = yield [Candidate(i, origin, documents) for i, origin in choices.items()]
         losses = dict(zip(choices, means(rows), strict=True))
-        found = min(losses, key=losses.__getitem__)
-        self._best = Best(found, losses[found])
+        best = min(losses, key=losses.__getitem__)
+        self._best = Best(best, losses[best])
         return losses
 
     def pick(self, choices: Mapping[Individual, str], documents: tuple[int, ...]) -> Script:

@@ -153,8 +153,8 @@ class Space:
         """Return the levels from another critical pair on; those the parent has not are drawn."""
         missing = max(parent.critical_pair - critical, 0)
         drawn = generator.integers(self.bottom, parent.levels[0] + 1, missing)
-        kept = parent.levels[max(critical - parent.critical_pair, 0) :]
-        return (*_tuple(np.sort(drawn)), *kept)
+        inherited = parent.levels[max(critical - parent.critical_pair, 0) :]
+        return (*_tuple(np.sort(drawn)), *inherited)
 
     def _redrawn(
         self, parent: tuple[int, ...], probability: float, generator: np.random.Generator
@@ -197,11 +197,11 @@ class Space:
             attention = parents[int(generator.integers(2))].attention_level
         return Individual(_tuple(np.sort(chosen)), start, critical, attention)
 
-    def _levels_from(self, critical: int, one: Individual, other: Individual) -> Levels:
+    def _levels_from(self, critical: int, parent: Individual, other: Individual) -> Levels:
         """Return one parent's levels from a pair on, those it has not taken from the other."""
-        missing = range(critical, one.critical_pair)
+        missing = range(critical, parent.critical_pair)
         lent = [other.levels[pair - other.critical_pair] for pair in missing]
-        return np.array([*lent, *one.levels[max(critical - one.critical_pair, 0) :]])
+        return np.array([*lent, *parent.levels[max(critical - parent.critical_pair, 0) :]])
 
 
 def _tuple(levels: Levels | NDArray[np.float64]) -> tuple[int, ...]:

@@ -148,9 +148,9 @@ class ClusterPlace:
 
     def hear(self, event: tuple[float, Any]) -> None:
         """Log which units a worker had that is gone: Dask gives them to another by itself."""
-        _, told = event
-        if isinstance(told, dict) and told.get("action") == "remove-worker":
-            for name in told["processing-tasks"] & self._begun.keys():
+        _, message = event
+        if isinstance(message, dict) and message.get("action") == "remove-worker":
+            for name in message["processing-tasks"] & self._begun.keys():
                 LOGGER.warning("%s: Dask lost the worker that had it", self._begun[name][1])
 
     def _score(self, unit: Unit) -> Score:

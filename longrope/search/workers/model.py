@@ -39,11 +39,11 @@ class ModelWorker:
 
     def _gradient(self, unit: Unit) -> Score:
         """Return the score of a unit with its gradient."""
-        found = nll_gradient(
+        gradient = nll_gradient(
             self.model,
             torch.tensor(unit.text.tokens),
             factors=unit.factors,
             first=unit.text.scored_from,
         )
-        slopes = (*found.log_factors.tolist(), found.log_attention_scale)
-        return Score(found.nll, unit.text.num_scored, slopes)
+        slopes = (*gradient.log_factors.tolist(), gradient.log_attention_scale)
+        return Score(gradient.nll, unit.text.num_scored, slopes)

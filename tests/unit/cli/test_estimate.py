@@ -176,13 +176,13 @@ def test_a_table_that_is_none_is_refused(tmp_path, text, said):
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_every_machine_of_the_table_is_complete_and_names_its_source(name):
-    found = read_machine(name, TABLE)
-    assert isinstance(found, Machine)
-    assert "datasheet" in found.source or "Measured" in found.source
+    machine = read_machine(name, TABLE)
+    assert isinstance(machine, Machine)
+    assert "datasheet" in machine.source or "Measured" in machine.source
 
 
 def test_an_a100_scores_at_the_speed_of_the_papers_arithmetic():
-    found = read_machine("a100-80", TABLE)
-    assert found.scoring_speed == pytest.approx(156e12)
-    assert found.training_speed == pytest.approx(148e12, rel=0.01)
-    assert found.gpu_memory == 80e9
+    machine = read_machine("a100-80", TABLE)
+    assert machine.scoring_speed == pytest.approx(156e12)
+    assert machine.training_speed == pytest.approx(148e12, rel=0.01)
+    assert machine.gpu_memory == 80e9

@@ -136,9 +136,9 @@ def test_a_csv_becomes_our_own_format_and_its_fall_is_told(factors: Factors) -> 
     )
     (line,) = errors
     assert (code, "first from 3 at pair 1 to 2 at pair 2" in line) == (0, True)
-    own = RopeFactors.read(Path("own.json"))
-    assert own.factors == (1, 3, 2, 4, 4, 4, 4, 4)
-    assert (own.num_start_tokens, own.attention_scale, own.scale) == (4, 1.1, 4)
+    converted = RopeFactors.read(Path("own.json"))
+    assert converted.factors == (1, 3, 2, 4, 4, 4, 4, 4)
+    assert (converted.num_start_tokens, converted.attention_scale, converted.scale) == (4, 1.1, 4)
 
 
 def test_a_short_set_goes_into_the_config_and_out_again(factors: Factors) -> None:
@@ -207,10 +207,10 @@ def test_a_conversion_that_cannot_be_meant_is_refused(
 
 
 def test_a_figure_has_the_files_the_references_and_the_critical_pair() -> None:
-    found = closed_form("linear", GEOMETRY, 1024).model_copy(
+    factors = closed_form("linear", GEOMETRY, 1024).model_copy(
         update={"num_start_tokens": 4, "factors": tuple(range(1, 9))}
     )
-    (axes,) = figure_of_files([("own.json", found)]).axes
+    (axes,) = figure_of_files([("own.json", factors)]).axes
     curves = {line.get_label(): line for line in axes.get_lines()}
     assert list(curves["own.json"].get_ydata()) == list(range(1, 9))
     for method, label in {"linear": "linear (PI)", "ntk": "NTK-aware", "yarn": "YaRN"}.items():

@@ -141,7 +141,7 @@ def made(**changes: object) -> standing.NodeStatus:
 
 def test_nodes_of_other_commits_and_packages_are_counted():
     git = {"commit": "a" * 40, "dirty": False}
-    found = [
+    statuses = [
         *[made(git=git)] * 2,
         made(git=git | {"dirty": True}),
         made(versions={"torch": "2.12.0", "gone": "1"}, python="3.12.0"),
@@ -149,7 +149,7 @@ def test_nodes_of_other_commits_and_packages_are_counted():
         standing.NodeStatus("missing"),
         standing.NodeStatus("done", {}),
     ]
-    assert list(list_origins(found, NOW)) == [
+    assert list(list_origins(statuses, NOW)) == [
         "made at other commits: aaaaaaa (2), aaaaaaa with edits (1) of 6 finished nodes",
         "made with other packages: python 3.12.0 (1), torch 2.12.0 (1) of 6 finished nodes",
         "6 of 7 nodes done, 0 stale, 1 missing",

@@ -42,8 +42,8 @@ def demo(tmp_path_factory):
 
 
 def box(graph, name):
-    (found,) = (box for box in graph.boxes if box.name == name)
-    return found
+    (match,) = (box for box in graph.boxes if box.name == name)
+    return match
 
 
 def arrows(graph):
@@ -102,10 +102,10 @@ def test_a_node_that_is_read_twice_has_one_arrow_that_says_only_what_surprises(s
     tuned = store.add("finetune", "m-512", model=store.upstream["search"])
     inputs = {"factors-0": tuned, "model": tuned, "tokens": store.upstream["tokens"]}
     readjusted = store.add("readjust", "m-ft512", **inputs)
-    found = {a.source: a for a in dag.node_graph(store.plan, ()).arrows if a.target == readjusted}
-    assert found[tuned].roles == ("factors-0", "model")
-    assert found[tuned].label == "factors-0"
-    assert found[store.upstream["tokens"]].label == ""
+    arrows = {a.source: a for a in dag.node_graph(store.plan, ()).arrows if a.target == readjusted}
+    assert arrows[tuned].roles == ("factors-0", "model")
+    assert arrows[tuned].label == "factors-0"
+    assert arrows[store.upstream["tokens"]].label == ""
 
 
 def test_the_graph_of_kinds_counts_their_nodes_and_leads_to_tables_and_figures(store):

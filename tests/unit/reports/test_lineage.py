@@ -110,10 +110,10 @@ def test_a_plan_can_be_parsed_without_what_makes_tables_and_figures():
 
 
 def test_a_manifest_becomes_one_row_per_table(store):
-    told = manifest(
+    made = manifest(
         dirty=True, host="n1", finished="2026-01-02T03:04:05+00:00", device="NVIDIA H100"
     )
-    store.write(store.passkey, told)
+    store.write(store.passkey, made)
     table = lineage.provenance_table(store.results)
     assert tuple(table.columns) == lineage.COLUMNS
     (row,) = table[(table["kind"] == "evaluate") & (table["table"] == "passkey")].to_dict("records")
@@ -182,7 +182,7 @@ def test_manifests_that_tell_nothing_make_no_sentence(store):
 
 
 @pytest.mark.parametrize(
-    ("told", "mixed"),
+    ("made", "mixed"),
     [
         (manifest(SECOND), True),
         (manifest(dirty=True), True),
@@ -190,8 +190,8 @@ def test_manifests_that_tell_nothing_make_no_sentence(store):
         (manifest(host="elsewhere", device="NVIDIA H100", seconds=9.0), False),
     ],
 )
-def test_nodes_are_mixed_by_code_and_packages_and_not_by_machines(store, told, mixed):
-    store.write(store.upstream["fetch"], told)
+def test_nodes_are_mixed_by_code_and_packages_and_not_by_machines(store, made, mixed):
+    store.write(store.upstream["fetch"], made)
     assert lineage.is_mixed(store.rows(), PRODUCTS["perplexity"]) is mixed
     assert not lineage.is_mixed(store.rows("benchmarks"), PRODUCTS["benchmarks"])
 

@@ -265,8 +265,8 @@ def test_a_missing_result_is_refused_by_its_path(results):
 
 
 def test_searched_factors_stand_by_length_and_readjusted_ones_appear_once(results):
-    found = reporting.searched_factors(results.results)
-    assert [(each.factors.target_length, each.stage, each.where) for each in found] == [
+    entries = reporting.searched_factors(results.results)
+    assert [(each.factors.target_length, each.stage, each.where) for each in entries] == [
         (256, "readjusted", "tiny, readjusted"),
         (512, "readjusted", "tiny, readjusted"),
         (1024, "base", "tiny"),

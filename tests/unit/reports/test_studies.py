@@ -113,9 +113,9 @@ def test_a_summary_read_back_has_the_same_cells(study, tmp_path):
 
 def test_a_plan_without_searches_has_empty_tables(tmp_path):
     plan = Plan("e", {})
-    found = studies.search_table(Results(plan, tmp_path))
-    assert tuple(found.columns) == studies.SEARCH_COLUMNS
-    assert tuple(studies.summary_table(found).columns) == studies.SUMMARY_COLUMNS
+    table = studies.search_table(Results(plan, tmp_path))
+    assert tuple(table.columns) == studies.SEARCH_COLUMNS
+    assert tuple(studies.summary_table(table).columns) == studies.SUMMARY_COLUMNS
     empty = studies.study_convergence(Results(plan, tmp_path))
     assert tuple(empty.columns) == studies.CONVERGENCE_COLUMNS
     assert not search_convergence.draw(empty).axes[0].axison

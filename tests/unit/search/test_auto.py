@@ -71,7 +71,7 @@ def test_it_never_falls_and_stays_between_one_and_its_height(point):
 @given(points, st.floats(0.5, 40.0))
 def test_its_derivatives_are_those_of_finite_differences(point, scale):
     ramp, step = Ramp(TURNS, scale), 1e-6
-    found = ramp.derivatives(point)
+    derivatives = ramp.derivatives(point)
     for variable, moved in enumerate(np.eye(3) * step):
         slopes = [
             (ramp.log_factors(point + moved) - ramp.log_factors(point)) / step,
@@ -79,8 +79,9 @@ def test_its_derivatives_are_those_of_finite_differences(point, scale):
         ]
         # at a kink, the slope of either side
         smooth = np.isclose(*slopes, rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(found[smooth, variable], slopes[0][smooth], rtol=1e-2, atol=1e-3)
-    assert found.shape == (GEOMETRY.num_pairs, 3)
+        at = smooth, variable
+        np.testing.assert_allclose(derivatives[at], slopes[0][smooth], rtol=1e-2, atol=1e-3)
+    assert derivatives.shape == (GEOMETRY.num_pairs, 3)
 
 
 # The search ---------------------------------------------------------------------------------------
@@ -89,18 +90,19 @@ def test_its_derivatives_are_those_of_finite_differences(point, scale):
 def test_the_default_search_scores_a_hundredth_of_the_published_documents_at_most():
     # three closed forms and three ramps on three documents; 4 generations of 4, 2 of 4 and three numbers
     # of start tokens on one each; four on all five at most, of which three have scored the start
-    scored = [sum(len(c.documents) for c in group) for group in run(make_default(), noise(0))]
-    assert scored[:-1] == [18, 4, 4, 4, 4, 4, 4, 3]
-    assert scored[-1] in (15, 20)
+    counts = [sum(len(c.documents) for c in group) for group in run(make_default(), noise(0))]
+    assert counts[:-1] == [18, 4, 4, 4, 4, 4, 4, 3]
+    assert counts[-1] in (15, 20)
     # with 4 of 14 numbers of start tokens
-    assert sum(scored[:-2]) + 4 + 20 - 3 <= 6720 / 100
+    assert sum(counts[:-2]) + 4 + 20 - 3 <= 6720 / 100
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=20, unique=True), st.integers(1, 9))
 def test_choices_are_thinned_in_their_order_and_keep_the_first(choices, count):
-    kept = spread(choices, count)
-    assert len(kept) == min(count, len(choices)) and kept[0] == choices[0]
-    assert [choices.index(one) for one in kept] == sorted(choices.index(one) for one in kept)
+    thinned = spread(choices, count)
+    assert len(thinned) == min(count, len(choices)) and thinned[0] == choices[0]
+    positions = [choices.index(choice) for choice in thinned]
+    assert positions == sorted(positions)
 
 
 def test_five_of_fourteen_numbers_of_start_tokens_are_spread_from_first_to_last():
@@ -134,7 +136,7 @@ def ramp_problem(seed, best=(-1.5, 1.0, 0.5)):
         away = np.log(SPACE.factors(individual)) - target - shift[document]
         return float(np.mean(away**2) + hardness[document])
 
-    return loss, lambda one: float(np.mean((np.log(SPACE.factors(one)) - target) ** 2))
+    return loss, lambda point: float(np.mean((np.log(SPACE.factors(point)) - target) ** 2))
 
 
 def test_by_default_it_comes_closer_to_another_ramp_than_any_closed_form_and_its_start():
@@ -165,10 +167,10 @@ def test_one_document_unlike_the_others_does_not_choose_where_generations_begin(
     def odd(individual, document):
         return loss(individual, document) * (-1 if document == 2 else 1)
 
-    wanted = SPACE.nearest(np.exp(Ramp(TURNS, SCALE).log_factors(target)).tolist())
+    expected = SPACE.nearest(np.exp(Ramp(TURNS, SCALE).log_factors(target)).tolist())
     for seed in range(8):
         algorithm = make("auto", seed=seed, num_documents=5, **DEFAULTS | {"ramp_step": 1e-9})
-        assert {c.individual for c in run(algorithm, odd)[1]} == {wanted}
+        assert {c.individual for c in run(algorithm, odd)[1]} == {expected}
 
 
 @effort(max_examples=30)
@@ -177,14 +179,14 @@ def test_whatever_the_losses_the_result_is_no_worse_than_the_closed_form_it_star
     loss = noise(seed)
     algorithm = make("auto", seed=seed)
     asked = run(algorithm, loss)
-    told = {c.individual: np.mean([loss(c.individual, d) for d in c.documents]) for c in asked[0]}
-    start = min(told, key=told.__getitem__)
+    means = {c.individual: np.mean([loss(c.individual, d) for d in c.documents]) for c in asked[0]}
+    start = min(means, key=means.__getitem__)
     assert algorithm.best.loss <= np.mean([loss(start, d) for d in range(3)]) + 1e-12
 
 
 def test_on_a_tuned_model_the_ramp_starts_where_that_model_turns_once():
     # tuned to 4 times the window under factors of 4: every pair turns as often as before
     tuned = replace(PROBLEM, base=(4.0,) * 16, source_length=1024, target_length=8192)
-    one, other = (Auto(problem, small("auto"), 3, 0) for problem in (PROBLEM, tuned))
-    assert one.ask()[-1].individual == other.ask()[-1].individual
-    assert one.ask()[-1].individual not in SEEDS.values()
+    pretrained, other = (Auto(problem, small("auto"), 3, 0) for problem in (PROBLEM, tuned))
+    assert pretrained.ask()[-1].individual == other.ask()[-1].individual
+    assert pretrained.ask()[-1].individual not in SEEDS.values()

@@ -12,7 +12,7 @@ from distributed import Client
 from fake_workers import DIES_AT_START, fake_scorer, marks, threads_of, unit
 from repository import HELPERS
 from search_stage import searched, write_inputs
-from searches import ONE, OTHER, PROBLEM, Scripted
+from searches import HIGH, LOW, PROBLEM, Scripted
 
 from longrope.errors import UserError
 from longrope.runtime import Workers
@@ -76,7 +76,7 @@ def pool(scheduler, folder):
 
 
 def warnings_of(caplog):
-    return [one.getMessage() for one in caplog.records if one.name.startswith("longrope")]
+    return [record.getMessage() for record in caplog.records if record.name.startswith("longrope")]
 
 
 def test_a_worker_that_dies_with_the_model_half_loaded_ends_in_a_sentence(scheduler, tmp_path):
@@ -87,20 +87,20 @@ def test_a_worker_that_dies_with_the_model_half_loaded_ends_in_a_sentence(schedu
 
 
 def test_two_workers_share_the_units(pool, folder):
-    found = sorted(pool.scores([unit(number, seconds=0.2) for number in range(6)]))
-    assert found == [(number, Score(number, 1)) for number in range(6)]
+    scores = sorted(pool.scores([unit(number, seconds=0.2) for number in range(6)]))
+    assert scores == [(number, Score(number, 1)) for number in range(6)]
     assert len({process for number in range(6) for process, _ in marks(folder, number)}) == 2
-    assert {told for number in range(6) for told in threads_of(folder, number)} == {"3"}
+    assert {threads for number in range(6) for threads in threads_of(folder, number)} == {"3"}
 
 
 def test_units_that_wait_for_each_other_are_scored_at_once(pool):
-    found = sorted(pool.scores([unit(50, "meet"), unit(51, "meet")]))
-    assert found == [(0, Score(50, 1)), (1, Score(51, 1))]
+    scores = sorted(pool.scores([unit(50, "meet"), unit(51, "meet")]))
+    assert scores == [(0, Score(50, 1)), (1, Score(51, 1))]
 
 
 def test_a_killed_worker_is_replaced_and_its_unit_scored_again(pool, folder, caplog):
-    found = sorted(pool.scores([unit(10, "die", once=True), unit(11)]))
-    assert found == [(0, Score(10, 1)), (1, Score(11, 1))]
+    scores = sorted(pool.scores([unit(10, "die", once=True), unit(11)]))
+    assert scores == [(0, Score(10, 1)), (1, Score(11, 1))]
     first, second = (process for process, _ in marks(folder, 10))
     assert first != second
     (warning,) = warnings_of(caplog)
@@ -126,7 +126,7 @@ def test_a_unit_that_kills_every_worker_is_named(pool, folder):
 
 def test_a_nan_ranks_last_and_is_logged_once_with_candidate_and_document(pool, tmp_path, caplog):
     objective = Objective(pool, ScoreMemory(tmp_path, {}), [unit(60, "nan", once=True).text])
-    script = Scripted([Candidate(ONE, "a", (0,))], [Candidate(OTHER, "b", (0,))])
+    script = Scripted([Candidate(LOW, "a", (0,))], [Candidate(HIGH, "b", (0,))])
     best = search(PROBLEM, script, objective, tmp_path / "history.jsonl", {})
     (warning,) = warnings_of(caplog)
     assert re.fullmatch("candidate 1 ranks last: its loss on number 60, .* is nan", warning)

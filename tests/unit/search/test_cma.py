@@ -82,10 +82,10 @@ def test_a_larger_step_bends_the_curve_further():
 def test_the_default_search_scores_74_documents_at_most():
     # three closed forms, 6 generations of 8 and three numbers of start tokens on one document each;
     # four on all five, if the start tokens help
-    scored = [sum(len(c.documents) for c in group) for group in run(make_default(), noise(0))]
-    assert scored[:-1] == [3, 8, 8, 8, 8, 8, 8, 3]
-    assert scored[-1] in (15, 20)
-    assert sum(scored) <= 74
+    counts = [sum(len(c.documents) for c in group) for group in run(make_default(), noise(0))]
+    assert counts[:-1] == [3, 8, 8, 8, 8, 8, 8, 3]
+    assert counts[-1] in (15, 20)
+    assert sum(counts) <= 74
 
 
 def test_candidates_say_where_they_come_from():
@@ -152,8 +152,8 @@ def test_whatever_the_losses_the_result_is_no_worse_than_the_closed_form_it_star
     loss = noise(seed)
     algorithm = make("cma", seed=seed)
     asked = run(algorithm, loss)
-    told = {c.individual: np.mean([loss(c.individual, d) for d in c.documents]) for c in asked[0]}
-    start = min(told, key=told.__getitem__)
+    means = {c.individual: np.mean([loss(c.individual, d) for d in c.documents]) for c in asked[0]}
+    start = min(means, key=means.__getitem__)
     assert start in {c.individual for c in asked[-1]}
     on_all = np.mean([loss(start, document) for document in range(3)])
     assert algorithm.best.loss <= on_all + 1e-12

@@ -64,8 +64,8 @@ def test_pairs_below_the_critical_one_follow_a_curve_that_meets_it():
         num_pairs=5, max_factor=16, grid=0.01, start_tokens=(0,), min_factor=8, critical_pairs=(3,)
     )
     # level 700 is a factor of 8, whose cube root is 2
-    found = space.factors(Individual((700, 1000), 0, critical_pair=3))
-    assert found.tolist() == [1.0, 2.0, 4.0, 8.0, 11.0]
+    factors = space.factors(Individual((700, 1000), 0, critical_pair=3))
+    assert factors.tolist() == [1.0, 2.0, 4.0, 8.0, 11.0]
 
 
 @given(factor=st.floats(1, 100), pair=st.integers(1, 40))
@@ -117,12 +117,12 @@ def test_whatever_is_drawn_mutated_and_crossed_is_valid(space, seed, probability
     seed=seeds,
 )
 def test_a_crossing_takes_every_coordinate_from_either_parent(space, first, second, seed):
-    one, other = (space.draw(np.random.default_rng(number)) for number in (first, second))
-    other = replace(other, attention_level=17, num_start_tokens=8)
-    child = space.cross(one, other, np.random.default_rng(seed))
-    assert set(child.levels) <= set(one.levels) | set(other.levels)
+    mother, father = (space.draw(np.random.default_rng(number)) for number in (first, second))
+    father = replace(father, attention_level=17, num_start_tokens=8)
+    child = space.cross(mother, father, np.random.default_rng(seed))
+    assert set(child.levels) <= set(mother.levels) | set(father.levels)
     for name in ("critical_pair", "attention_level", "num_start_tokens"):
-        assert getattr(child, name) in {getattr(one, name), getattr(other, name)}
+        assert getattr(child, name) in {getattr(mother, name), getattr(father, name)}
 
 
 @given(space=some_space, factors=st.lists(st.floats(0.1, 50), min_size=16, max_size=16))
@@ -184,8 +184,8 @@ def test_a_second_search_multiplies_derived_and_searched_factors_and_takes_its_a
     problem = replace(PROBLEM, space=SPACES[3], base=tuned)
     # level 700 is 8, with 2 and 4 below it; attention level 1234 of 1e-4 above 1
     composed = problem.compose(Individual((700,) * 13, 2, critical_pair=3, attention_level=1234))
-    own = [1.0, 2.0, 4.0, *13 * [8.0]]
-    assert composed.factors == pytest.approx([a * b for a, b in zip(own, tuned, strict=True)])
+    searched = [1.0, 2.0, 4.0, *13 * [8.0]]
+    assert composed.factors == pytest.approx([a * b for a, b in zip(searched, tuned, strict=True)])
     assert (composed.num_start_tokens, composed.attention_scale) == (2, 1.1234)
 
 

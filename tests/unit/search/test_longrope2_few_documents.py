@@ -23,9 +23,9 @@ PATIENT = {
 """budgets that suffice for a loss without noise"""
 
 
-def begin(name, space, **own):
+def begin(name, space, **changes):
     """Return an algorithm on a space; `own` are settings under its name."""
-    settings = small(name, **PATIENT[name] | own)
+    settings = small(name, **PATIENT[name] | changes)
     return registry.make(problem_in(space), settings, num_documents=3, seed=SEED)
 
 
@@ -51,13 +51,13 @@ class Bowl:
         """Run an algorithm to its end on this loss."""
         while not algorithm.finished:
             candidates = algorithm.ask()
-            told = [
+            losses = [
                 Loss(self.loss(c.individual), tuple(2 * self.away(c.individual)))
                 for c in candidates
             ]
             algorithm.tell(
                 candidates,
-                [[one] * len(c.documents) for one, c in zip(told, candidates, strict=True)],
+                [[loss] * len(c.documents) for loss, c in zip(losses, candidates, strict=True)],
             )
 
 
@@ -86,9 +86,9 @@ def test_it_nears_the_best_attention_scale(best, name):
     space = SPACES["theory"]
     bowl, algorithm = Bowl(space, SCALE, best), begin(name, space)
     bowl.fill(algorithm)
-    found = space.attention_scale(algorithm.best.individual)
+    scale = space.attention_scale(algorithm.best.individual)
     # seeds have 1.2
-    assert abs(found - best) < abs(1.2 - best) / 2
+    assert abs(scale - best) < abs(1.2 - best) / 2
 
 
 def test_a_variable_of_one_moves_the_attention_scale_by_a_quarter_of_its_range():
@@ -98,7 +98,7 @@ def test_a_variable_of_one_moves_the_attention_scale_by_a_quarter_of_its_range()
 def test_knots_start_at_the_attention_scale_that_the_ramp_came_to():
     # steps of almost nothing: knots change nothing
     auto = begin("auto", SPACES["theory"], knot_step=1e-9)
-    groups = run(auto, lambda one, document: -float(one.attention_level))
+    groups = run(auto, lambda individual, document: -float(individual.attention_level))
     (ramp,) = {c.individual.attention_level for c in groups[-1] if c.origin != "selection:start"}
     assert ramp > groups[0][0].individual.attention_level
     # before the start tokens and the selection, the last generation is one of knots

@@ -92,13 +92,13 @@ def test_all_that_decides_a_needle_is_in_what_its_score_is_remembered_under(toke
     def keys(texts, seed):
         return [json.dumps(text.key) for text in plant(texts, tokenizer, seed=seed)]
 
-    one, other = stretches(2), stretches(2, length=401)
-    same = [Text(text.tokens.copy(), dict(text.key)) for text in one]
-    known = keys(one, 0)
+    shorter, longer = stretches(2), stretches(2, length=401)
+    same = [Text(text.tokens.copy(), dict(text.key)) for text in shorter]
+    known = keys(shorter, 0)
     assert keys(same, 0) == known
     monkeypatch.setattr(prompts, "NEEDLE", "The key is {key}.\n")
-    found = {*known, *keys(one, 1), *keys(other, 0), *keys(one, 0)}
-    assert len(found) == 4 * 2
+    distinct = {*known, *keys(shorter, 1), *keys(longer, 0), *keys(shorter, 0)}
+    assert len(distinct) == 4 * 2
     # and no stretch without a needle is mistaken for one with it
     assert {"kind": "needle"}.items() <= json.loads(known[0]).items()
 
@@ -115,9 +115,11 @@ def test_the_loss_is_that_of_transformers_on_the_answers_alone(llama, tokenizer,
     pool = InProcess(Scorer(tmp_path, "float32", full_attention=False, chunk_length=128).open())
     pool.worker.model = llama
     objective = Objective(pool, ScoreMemory(tmp_path, {}), texts)
-    found = [score.loss for score in objective.scores([objective.unit(factors, d) for d in (0, 1)])]
+    losses = [
+        score.loss for score in objective.scores([objective.unit(factors, d) for d in (0, 1)])
+    ]
     install(llama, shape).use(factors)
-    for text, loss in zip(texts, found, strict=True):
+    for text, loss in zip(texts, losses, strict=True):
         tokens = torch.from_numpy(text.tokens)[None]
         labels = tokens.clone()
         labels[0, :-8] = -100
@@ -181,14 +183,14 @@ def of_needles(folder, factors):
 def test_a_search_runs_with_all_ingredients_on_a_tuned_model(stage):
     settings = {"source_length": 128, "target_length": 512, "attention_scale": 1.1}
     out = stage(search, **settings)
-    found = RopeFactors.read(out / "factors.json")
+    factors = RopeFactors.read(out / "factors.json")
     lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     # 4 and 8; the first of the search is the closed forms, at 4 times 8 and the rule's scale
     assert len(lines) == 12
     assert (lines[0]["factors"][-1], lines[0]["attention_scale"]) == (32.0, 1.1)
-    assert 32.0 <= found.factors[-1] <= 64.0 and found.factors[0] == 8.0
-    assert found.provenance["objective"] == "needle"
-    assert found.provenance["perplexity"] == pytest.approx(of_needles(out.parent, found))
+    assert 32.0 <= factors.factors[-1] <= 64.0 and factors.factors[0] == 8.0
+    assert factors.provenance["objective"] == "needle"
+    assert factors.provenance["perplexity"] == pytest.approx(of_needles(out.parent, factors))
 
 
 def test_readjustment_bounds_factors_by_its_length_and_by_the_tuned_scale(stage):
@@ -198,14 +200,14 @@ def test_readjustment_bounds_factors_by_its_length_and_by_the_tuned_scale(stage)
     # 384 over 64 tokens are 6; the tuned factors are 8, and twice that bounds all
     assert factors[:, -1].min() == 6.0 and 8.0 in factors[:, -1] and factors.max() <= 16.0
     assert lines[0]["attention_scale"] == 1.25
-    found = FactorTable.read(out / "factor_table.json").at(384)
-    assert {"num_documents": 2, "num_texts": 2}.items() <= found.provenance.items()
-    assert found.provenance["perplexity"] == pytest.approx(of_needles(out.parent, found))
+    entry = FactorTable.read(out / "factor_table.json").at(384)
+    assert {"num_documents": 2, "num_texts": 2}.items() <= entry.provenance.items()
+    assert entry.provenance["perplexity"] == pytest.approx(of_needles(out.parent, entry))
 
 
 def test_more_needles_than_documents_are_all_planted_and_counted_as_what_they_are(stage):
     out = stage(readjust, lengths=[384], num_attention_scales=1, num_documents=5)
     lines = [json.loads(line) for line in (out / "history-384.jsonl").read_text().splitlines()]
     assert lines[0]["documents"] == [0, 1, 2, 3, 4]
-    found = FactorTable.read(out / "factor_table.json").at(384)
-    assert {"num_documents": 2, "num_texts": 5}.items() <= found.provenance.items()
+    entry = FactorTable.read(out / "factor_table.json").at(384)
+    assert {"num_documents": 2, "num_texts": 5}.items() <= entry.provenance.items()

@@ -5,7 +5,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from searches import PROBLEM, SEEDS, hill, make, noise, run, told
+from searches import PROBLEM, SEEDS, hill, losses_under, make, noise, run
 
 from longrope.rope.methods import Geometry, yarn
 from longrope.search.algorithms import public
@@ -66,7 +66,8 @@ def test_the_closed_forms_are_not_among_its_candidates():
 def test_factors_reach_one_plus_the_scale_and_no_further():
     # 1.25 * 8 is 10, but the bound is 9: 800 steps of 0.01 above 1
     asked = run(
-        make("evolution-public", num_iterations=30), lambda one, _: -float(np.sum(one.levels))
+        make("evolution-public", num_iterations=30),
+        lambda i, _: -float(np.sum(i.levels)),
     )
     last = [c.individual.levels[-1] for group in asked for c in group]
     assert max(last) == 800
@@ -75,7 +76,7 @@ def test_factors_reach_one_plus_the_scale_and_no_further():
 def test_no_start_tokens_are_searched():
     # `hill` wants 8 of them, and the settings offer 0, 2 and 8
     asked = [c.individual for group in run(make("evolution-public"), hill) for c in group]
-    assert {one.num_start_tokens for one in asked} == {0}
+    assert {i.num_start_tokens for i in asked} == {0}
 
 
 def test_the_mutation_probability_has_no_effect():
@@ -96,16 +97,16 @@ def test_a_mutation_of_the_seed_redraws_most_pairs_the_first_and_the_last_includ
 
 def test_a_crossover_has_its_levels_from_two_of_the_parents():
     algorithm = make("evolution-public", num_iterations=8, num_crossovers=12)
-    found = 0
+    num_children = 0
     while not algorithm.finished:
-        parents = [np.array(scored.individual.levels) for scored in algorithm.parents]
+        parents = [np.array(parent.individual.levels) for parent in algorithm.parents]
         candidates = algorithm.ask()
         for child in (np.array(c.individual.levels) for c in candidates if c.origin == "crossover"):
-            found += 1
+            num_children += 1
             pairs = permutations(parents, 2)
-            assert any(((child == one) | (child == other)).all() for one, other in pairs)
-        algorithm.tell(candidates, told(candidates, hill))
-    assert found > 10
+            assert any(((child == mother) | (child == father)).all() for mother, father in pairs)
+        algorithm.tell(candidates, losses_under(candidates, hill))
+    assert num_children > 10
 
 
 def test_a_crossover_without_a_valid_change_becomes_a_mutation():

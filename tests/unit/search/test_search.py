@@ -13,8 +13,8 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from searches import (
     GEOMETRY,
-    ONE,
-    OTHER,
+    HIGH,
+    LOW,
     PROBLEM,
     SCALE,
     SEEDS,
@@ -25,11 +25,11 @@ from searches import (
     away_from_four,
     hill,
     losses,
+    losses_under,
     make,
     noise,
     run,
     small,
-    told,
 )
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -151,9 +151,9 @@ def test_every_candidate_is_valid_and_asks_for_documents_that_exist(name, seed):
 
 @every_algorithm
 def test_the_same_seed_asks_for_the_same_and_another_for_something_else(name):
-    one, same, other = (run(make(name, seed=seed), hill) for seed in (3, 3, 4))
-    assert one == same
-    assert [c.individual for group in one for c in group] != [
+    first, same, other = (run(make(name, seed=seed), hill) for seed in (3, 3, 4))
+    assert first == same
+    assert [c.individual for group in first for c in group] != [
         c.individual for group in other for c in group
     ]
 
@@ -180,7 +180,7 @@ def test_what_remains_is_what_will_be_asked_for(name):
     counted = []
     while not algorithm.finished:
         remaining, candidates = algorithm.remaining, algorithm.ask()
-        algorithm.tell(candidates, told(candidates, hill))
+        algorithm.tell(candidates, losses_under(candidates, hill))
         counted.append((remaining, len(candidates)))
     counts = [count for _, count in counted]
     # what is selected from may be fewer
@@ -197,7 +197,7 @@ def test_the_best_had_the_lowest_loss_of_all_that_every_document_scored(name, se
     loss = noise(seed)
     algorithm = make(name)
     asked = [c.individual for group in run(algorithm, loss) for c in group if c.documents == ALL]
-    means = {one: np.mean([loss(one, document) for document in ALL]) for one in asked}
+    means = {i: np.mean([loss(i, document) for document in ALL]) for i in asked}
     assert algorithm.best.individual == min(means, key=means.__getitem__)
     assert algorithm.best.loss == pytest.approx(min(means.values()))
 
@@ -237,8 +237,8 @@ def frequencies(rope_type, **options):
         max_position_embeddings=GEOMETRY.original_length,
         rope_parameters={"rope_type": rope_type, "rope_theta": GEOMETRY.rope_theta, **options},
     )
-    found, _ = ROPE_INIT_FUNCTIONS[rope_type](config, None)
-    return found.double().numpy()
+    inverse, _ = ROPE_INIT_FUNCTIONS[rope_type](config, None)
+    return inverse.double().numpy()
 
 
 def test_seeds_have_the_frequencies_of_transformers_up_to_the_grid():
@@ -327,7 +327,7 @@ def test_a_tell_with_too_few_losses_is_refused(name):
     algorithm = make(name)
     candidates = algorithm.ask()
     with pytest.raises(ValueError, match="shorter"):
-        algorithm.tell(candidates, told(candidates, hill)[1:])
+        algorithm.tell(candidates, losses_under(candidates, hill)[1:])
 
 
 def test_an_exhausted_space_yields_fewer_individuals_instead_of_repeating():
@@ -364,7 +364,7 @@ def test_losses_are_those_of_transformers_own_forward_pass_by_document(llama, tm
     shape = geometry(llama, 64)
     factors = closed_form("yarn", shape, 128)
     objective = objective_of(llama, tmp_path)
-    found = losses_of(objective, factors, [0, 1])
+    losses = losses_of(objective, factors, [0, 1])
     mean = objective.perplexity(factors)
     install(llama, shape).use(factors)
     theirs = []
@@ -372,7 +372,7 @@ def test_losses_are_those_of_transformers_own_forward_pass_by_document(llama, tm
         tokens = torch.from_numpy(text.tokens)[None]
         with torch.no_grad():
             theirs.append(float(llama(tokens, labels=tokens).loss))
-    assert found == pytest.approx(theirs, rel=1e-5)
+    assert losses == pytest.approx(theirs, rel=1e-5)
     assert mean == pytest.approx(math.exp(np.mean(theirs)), rel=1e-5)
     assert [objective.tokens(document) for document in range(2)] == [100, 100]
 
@@ -428,9 +428,9 @@ def test_the_driver_returns_the_best_of_its_history(name, tmp_path):
 
 def test_tokens_of_an_individual_scored_again_on_a_document_count_once(tmp_path):
     script = Scripted(
-        [Candidate(ONE, "a", (0,))],
-        [Candidate(ONE, "b", (0, 1)), Candidate(OTHER, "c", (1,))],
-        [Candidate(ONE, "d", (1, 2))],
+        [Candidate(LOW, "a", (0,))],
+        [Candidate(LOW, "b", (0, 1)), Candidate(HIGH, "c", (1,))],
+        [Candidate(LOW, "d", (1, 2))],
     )
     objective = FakeObjective(away_from_four, lengths=(1, 10, 100))
     history = tmp_path / "h.jsonl"
@@ -440,22 +440,24 @@ def test_tokens_of_an_individual_scored_again_on_a_document_count_once(tmp_path)
     # the best has no start tokens, so that without them it is known on all three
     assert best.provenance["scored_tokens"] == 121
     again = [0, 1, 2]
-    assert objective.scored == [0, 0, 1, 1, 1, 2, *again], "the score memory is what answers again"
+    assert objective.scored_documents == [0, 0, 1, 1, 1, 2, *again], (
+        "the score memory is what answers again"
+    )
 
 
 def test_the_best_without_start_tokens_counts_and_is_no_candidate(tmp_path):
-    script = Scripted([Candidate(OTHER, "a", (0, 1))])
+    script = Scripted([Candidate(HIGH, "a", (0, 1))])
     objective = FakeObjective(away_from_four, lengths=(1, 10, 100))
     best = search(PROBLEM, script, objective, tmp_path / "h.jsonl", {})
     (line,) = lines_of(tmp_path / "h.jsonl")
     # 8 start tokens on 0 and 1, then none on all three
     assert (line["scored_tokens"], best.provenance["scored_tokens"]) == (11, 11 + 111)
     assert best.provenance["num_candidates"] == 1
-    assert objective.scored == [0, 1, 0, 1, 2]
+    assert objective.scored_documents == [0, 1, 0, 1, 2]
 
 
 def test_a_line_of_the_history_says_what_was_scored_on_which_documents(tmp_path):
-    script = Scripted([Candidate(ONE, "a", (2,))], [Candidate(OTHER, "b", (0, 2))])
+    script = Scripted([Candidate(LOW, "a", (2,))], [Candidate(HIGH, "b", (0, 2))])
     search(PROBLEM, script, FakeObjective(away_from_four), tmp_path / "h.jsonl", {})
     # at 4 with 8 start tokens, 0 and 0.02 are left; at 1 with none 3.12 are
     first, second = lines_of(tmp_path / "h.jsonl")
@@ -471,12 +473,12 @@ def test_a_line_of_the_history_says_what_was_scored_on_which_documents(tmp_path)
     }
     assert (second["iteration"], second["documents"]) == (1, [0, 2])
     assert second["perplexity"] == pytest.approx(math.exp(0.01))
-    values = [[[loss.value for loss in row] for row in rows] for rows in script.told]
+    values = [[[loss.value for loss in row] for row in rows] for rows in script.answers]
     assert values == [[[pytest.approx(3.12)]], [[pytest.approx(0), pytest.approx(0.02)]]]
 
 
 def test_the_worth_of_start_tokens_is_what_is_lost_without_them(tmp_path):
-    script = Scripted([Candidate(OTHER, "a", ALL)])
+    script = Scripted([Candidate(HIGH, "a", ALL)])
     best = search(PROBLEM, script, FakeObjective(away_from_four), tmp_path / "h.jsonl", {})
     # without them 0.1 more, on documents that differ by 0.01
     lost = best.provenance["perplexity_without_start_tokens"]
@@ -487,7 +489,7 @@ def test_the_worth_of_start_tokens_is_what_is_lost_without_them(tmp_path):
 def test_a_failed_candidate_is_counted_and_logged_and_has_no_perplexity_in_the_history(
     tmp_path, caplog
 ):
-    script = Scripted([Candidate(ONE, "a", ALL), Candidate(OTHER, "b", ALL)])
+    script = Scripted([Candidate(LOW, "a", ALL), Candidate(HIGH, "b", ALL)])
 
     def loss(factors, document):
         return math.nan if factors.num_start_tokens and document else 1.0
@@ -496,8 +498,8 @@ def test_a_failed_candidate_is_counted_and_logged_and_has_no_perplexity_in_the_h
     (record,) = caplog.records
     assert record.getMessage().startswith("candidate 2 ranks last: its loss on ")
     assert ", 1, False) is nan" in record.getMessage(), "on document 1"
-    kept, failed = (line["perplexity"] for line in lines_of(tmp_path / "h.jsonl"))
-    assert kept == pytest.approx(math.e) and failed is None
+    finite, failed = (line["perplexity"] for line in lines_of(tmp_path / "h.jsonl"))
+    assert finite == pytest.approx(math.e) and failed is None
     assert best.provenance["num_failed_candidates"] == 1
 
 

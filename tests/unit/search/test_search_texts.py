@@ -47,9 +47,9 @@ def drawn(store, count, seed, **options):
 def test_texts_are_what_their_keys_say_and_lie_within_one_document(lengths, count, seed):
     begins = np.cumsum([0, *lengths]).tolist()
     with store_of(lengths) as store:
-        found = drawn(store, count, seed)
-    assert len(found) == min(count, sum(length // LENGTH for length in lengths))
-    for key, tokens in found:
+        texts = drawn(store, count, seed)
+    assert len(texts) == min(count, sum(length // LENGTH for length in lengths))
+    for key, tokens in texts:
         assert key["begin"] >= 0 and key["begin"] + LENGTH == key["end"]
         assert key["end"] <= lengths[key["document"]]
         first = begins[key["document"]] + key["begin"]
@@ -99,9 +99,9 @@ def test_stretches_of_one_document_lie_wherever_they_fit():
 
 def test_stretches_that_may_overlap_are_as_many_as_asked_for(caplog):
     with store_of([25, 20]) as store:
-        found = drawn(store, 6, 0, overlapping=True)
-    assert [key["document"] for key, _ in found].count(0) == 3
-    assert len(found) == 6
+        texts = drawn(store, 6, 0, overlapping=True)
+    assert [key["document"] for key, _ in texts].count(0) == 3
+    assert len(texts) == 6
     assert caplog.messages[0].endswith("stretches: 6, of documents: 2; some may overlap")
 
 

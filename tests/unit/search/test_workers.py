@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from repository import HELPERS
 from search_stage import searched, write_inputs
-from searches import ONE, OTHER, PROBLEM, Scripted, make
+from searches import HIGH, LOW, PROBLEM, Scripted, make
 
 from longrope.cli import main as cli
 from longrope.cost.estimate import requirements
@@ -76,8 +76,8 @@ class FakePlace:
 def test_every_unit_is_scored_once_however_many_workers(lengths, num_places):
     places = [FakePlace() for _ in range(num_places)]
     units = [unit(number, length=length) for number, length in enumerate(lengths)]
-    found = list(dispatch(units, places))
-    assert sorted(found) == [(number, Score(number, 1)) for number in range(len(lengths))]
+    scores = list(dispatch(units, places))
+    assert sorted(scores) == [(number, Score(number, 1)) for number in range(len(lengths))]
     assert sorted(n for place in places for n in place.started) == list(range(len(lengths)))
 
 
@@ -148,11 +148,11 @@ def test_what_was_scored_before_a_kill_is_not_asked_for_again(tmp_path):
 
 
 def test_a_unit_that_is_asked_for_twice_at_once_is_scored_once(tmp_path):
-    pool, told = StoppingPool(99), []
+    pool, positions = StoppingPool(99), []
     objective = objective_of(pool, tmp_path, 2)
     units = [objective.unit(FACTORS, number) for number in (0, 1, 0)]
-    assert [score.loss for score in objective.scores(units, told.append)] == [0, 1, 0]
-    assert pool.asked == [0, 1] and len(told) == 2
+    assert [score.loss for score in objective.scores(units, positions.append)] == [0, 1, 0]
+    assert pool.asked == [0, 1] and len(positions) == 2
 
 
 def test_only_the_counted_tokens_make_a_loss():
@@ -207,8 +207,8 @@ def test_a_worker_killed_while_it_has_nothing_to_do_is_replaced(pool, folder):
     list(pool.scores([unit(30), unit(31)]))
     for worker in {process for number in (30, 31) for process, _ in marks(folder, number)}:
         os.kill(worker, signal.SIGKILL)
-    found = sorted(pool.scores([unit(32), unit(33)]))
-    assert found == [(0, Score(32, 1)), (1, Score(33, 1))]
+    scores = sorted(pool.scores([unit(32), unit(33)]))
+    assert scores == [(0, Score(32, 1)), (1, Score(33, 1))]
 
 
 def test_a_nan_of_a_worker_is_an_infinite_loss_and_remembered(pool, folder, tmp_path):
@@ -272,14 +272,14 @@ def test_a_recipe_sets_the_threads_of_torch_and_takes_them_from_the_runtime(tmp_
 
 
 @pytest.mark.parametrize(
-    ("told", "count", "devices"),
+    ("visible", "count", "devices"),
     [(None, 0, []), (None, 2, ["0", "1"]), ("3,5", 2, ["3", "5"]), ("", 0, [])],
 )
-def test_devices_are_those_that_this_process_may_see(told, count, devices, monkeypatch):
+def test_devices_are_those_that_this_process_may_see(visible, count, devices, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: count)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if told is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert visible_devices() == devices
 
 
@@ -360,7 +360,7 @@ def test_a_model_in_four_processes_scores_to_the_same_bytes_as_in_this_one(tmp_p
 def test_a_nan_ranks_last_and_is_logged_once_with_candidate_and_document(tmp_path, caplog):
     pool = InProcess(fake_scorer(tmp_path).open())
     objective = Objective(pool, ScoreMemory(tmp_path, {}), [unit(60, "nan", once=True).text])
-    script = Scripted([Candidate(ONE, "a", (0,))], [Candidate(OTHER, "b", (0,))])
+    script = Scripted([Candidate(LOW, "a", (0,))], [Candidate(HIGH, "b", (0,))])
     best = search(PROBLEM, script, objective, tmp_path / "history.jsonl", {})
     (record,) = caplog.records
     assert re.fullmatch(
@@ -396,6 +396,6 @@ def test_threads_of_the_rules_are_workers_with_a_gpu_and_memory_each_and_a_resou
     assert "--threads 1 --workers 1 --worker-timeout 90 >" in limited
     plan = planning.build(configuration.load(tmp_path / "small.yaml"), tmp_path)
     machine = read_machine(plan.hardware, workflow_runs.ROOT / "config/hardware.yaml")
-    one = requirements(plan.of("search")[0], Shape.of(plan.shape), machine)
-    assert f"mem_mb={3 * one.mem_mb}" in job
-    assert one.gpus_per_node == 1 and "gres=gpu:3" in job
+    single = requirements(plan.of("search")[0], Shape.of(plan.shape), machine)
+    assert f"mem_mb={3 * single.mem_mb}" in job
+    assert single.gpus_per_node == 1 and "gres=gpu:3" in job

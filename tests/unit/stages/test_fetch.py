@@ -195,9 +195,9 @@ def test_a_model_without_safetensors_is_refused(hub, out, runtime, checkpoint):
 def test_a_model_that_cannot_be_extended_is_refused_before_its_weights_are_downloaded(
     hub, out, runtime, checkpoint
 ):
-    told = json.loads(checkpoint["config.json"])
-    told["quantization_config"] = {"quant_method": "awq"}
-    hub["files"] = checkpoint | {"config.json": json.dumps(told)}
+    model_config = json.loads(checkpoint["config.json"])
+    model_config["quantization_config"] = {"quant_method": "awq"}
+    hub["files"] = checkpoint | {"config.json": json.dumps(model_config)}
     assert "quantised by awq" in refusal({"source": "hub-model", **HUB}, out, runtime)
     assert len(hub["calls"]) == 1
     assert not (out / "model.safetensors").exists()
@@ -228,8 +228,8 @@ def fetched(hub, out, runtime, names, entries):
     """Return the files of a hub dataset that are fetched for entries of `source.files`."""
     hub["files"] = dict.fromkeys(names, "text")
     fetch_into(DATASET | {"files": entries}, out, runtime)
-    found = (out / "documents").rglob("*")
-    return sorted(str(path.relative_to(out / "documents")) for path in found if path.is_file())
+    paths = (out / "documents").rglob("*")
+    return sorted(str(path.relative_to(out / "documents")) for path in paths if path.is_file())
 
 
 C4 = ["README.md", "c4.py", "en/c4-train.00000.json.gz", "en/c4-train.00001.json.gz", "en/notes.md"]

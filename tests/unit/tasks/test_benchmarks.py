@@ -81,10 +81,10 @@ def hellaswag_items(num_items: int) -> list[dict[str, Any]]:
     ]
 
 
-def mmlu_items(subject: str, num_items: int) -> list[dict[str, Any]]:
+def mmlu_items(topic: str, num_items: int) -> list[dict[str, Any]]:
     choices = ["one", "two", "three", "four"]
     return [
-        {"question": f"{subject} {n}?", "subject": subject, "choices": choices, "answer": n % 4}
+        {"question": f"{topic} {n}?", "subject": topic, "choices": choices, "answer": n % 4}
         for n in range(num_items)
     ]
 
@@ -101,8 +101,8 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ARC-Challenge", "test"): arc_items(9),
     }
     write_dataset(root / "allenai/ai2_arc", arc)
-    held, kept = hellaswag_items(13)[:8], hellaswag_items(13)[8:]
-    hellaswag = {("default", "train"): held, ("default", "validation"): kept}
+    held, evaluated = hellaswag_items(13)[:8], hellaswag_items(13)[8:]
+    hellaswag = {("default", "train"): held, ("default", "validation"): evaluated}
     write_dataset(root / "Rowan/hellaswag", hellaswag)
     sizes = {"dev": 5, "test": 3}
     mmlu = {(name, split): mmlu_items(name, n) for name in SUBJECTS for split, n in sizes.items()}
@@ -262,8 +262,8 @@ def log_likelihood(
     tokens = [*begin, *text[-(max_length + 1 - len(begin)) :]]
     with torch.no_grad():
         logits = model(torch.tensor([tokens[:-1]])).logits[0]
-    scored = logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
-    return float(scored[-num_answer:].sum())
+    token_logs = logits.log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
+    return float(token_logs[-num_answer:].sum())
 
 
 @pytest.mark.parametrize("begin", [(7,), (7, 9)])
@@ -351,7 +351,7 @@ def test_a_row_says_what_its_items_stand_for(mirror: Path, model: Any, tokenizer
         "first 4 of 9 items from package hand 1; few-shot examples from there"
     )
     assert "ActivityNet" in rows[1]["stand_in"]
-    assert all(subject in rows[2]["stand_in"] for subject in SAMPLED_SUBJECTS)
+    assert all(topic in rows[2]["stand_in"] for topic in SAMPLED_SUBJECTS)
 
 
 def test_lacking_items_and_unknown_tasks_are_refused(
@@ -378,7 +378,7 @@ def test_a_sample_of_subjects_has_exactly_the_items_asked_for(num_items: int) ->
 def test_a_small_sample_comes_from_all_four_categories(mirror: Path) -> None:
     sample = select_items("mmlu", mirror / "cais/mmlu", 8)
     assert {name: len(rows) for name, rows in sample.rows.items()} == {
-        f"mmlu_{subject}": 2 for subject in SAMPLED_SUBJECTS
+        f"mmlu_{topic}": 2 for topic in SAMPLED_SUBJECTS
     }
 
 
@@ -427,9 +427,9 @@ def test_arc_requests_become_one_item_each() -> None:
 
 def test_held_out_examples_are_never_evaluated() -> None:
     rows = [{"ind": n} for n in range(250)]
-    held, kept = hold_out(rows)
+    held, evaluated = hold_out(rows)
     assert [row["ind"] for row in held] == [99, 199]
-    assert sorted(row["ind"] for row in held + kept) == list(range(250))
+    assert sorted(row["ind"] for row in held + evaluated) == list(range(250))
 
 
 @pytest.mark.parametrize(

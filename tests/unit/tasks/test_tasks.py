@@ -36,8 +36,8 @@ def test_rolling_windows_score_every_token_once_that_something_stands_before(
             num_tokens, window_length=length, stride=stride, num_begin=num_begin
         )
     )
-    scored = [i for w in windows for i in range(w.end - w.num_scored, w.end)]
-    assert scored == list(range(0 if num_begin else 1, num_tokens))
+    targets = [i for w in windows for i in range(w.end - w.num_scored, w.end)]
+    assert targets == list(range(0 if num_begin else 1, num_tokens))
     for window in windows:
         size = window.end - window.begin
         assert num_begin + size <= length
@@ -69,7 +69,7 @@ def store(tmp_path):
     return folder
 
 
-def subject(method="yarn", table=None, begin=()):
+def evaluated_model(method="yarn", table=None, begin=()):
     model = build("llama")
     shape = geometry(model, ORIGINAL_LENGTH)
     return EvaluatedModel(model=model, geometry=shape, method=method, table=table, begin=begin)
@@ -92,12 +92,12 @@ def runtime(tmp_path):
     return Runtime(tmp_path / "store", tmp_path)
 
 
-def reference(subject, tokens, length):
+def reference(evaluated_model, tokens, length):
     """Sum of losses by transformers' own forward pass, under the factors of a length."""
-    install(subject.model, subject.geometry).use(subject.factors_at(length))
+    install(evaluated_model.model, evaluated_model.geometry).use(evaluated_model.factors_at(length))
     batch = torch.from_numpy(tokens)[None]
     with torch.no_grad():
-        return float(subject.model(batch, labels=batch).loss) * (len(tokens) - 1)
+        return float(evaluated_model.model(batch, labels=batch).loss) * (len(tokens) - 1)
 
 
 def flat(store):
@@ -106,7 +106,7 @@ def flat(store):
 
 @pytest.mark.parametrize("method", ["none", "linear", "yarn"])
 def test_window_losses_are_those_of_one_forward_pass(method, store, tmp_path):
-    probe = subject(method)
+    probe = evaluated_model(method)
     rows = perplexity.evaluate(probe, settings(), inputs(store), runtime(tmp_path))
     for row in rows:
         first = row["documents"][0]
@@ -116,7 +116,7 @@ def test_window_losses_are_those_of_one_forward_pass(method, store, tmp_path):
 
 
 def test_skipped_tokens_move_the_window(store, tmp_path):
-    probe = subject()
+    probe = evaluated_model()
     changed = settings(skip_tokens=20, num_documents={"text": 1})
     row = perplexity.evaluate(probe, changed, inputs(store), runtime(tmp_path))[1]
     expected = reference(probe, flat(store)[20:148], 128)
@@ -124,7 +124,7 @@ def test_skipped_tokens_move_the_window(store, tmp_path):
 
 
 def test_sliding_losses_are_those_of_each_window(store, tmp_path):
-    probe = subject()
+    probe = evaluated_model()
     changed = settings(
         protocol="sliding",
         stride=32,
@@ -135,12 +135,12 @@ def test_sliding_losses_are_those_of_each_window(store, tmp_path):
     row = perplexity.evaluate(probe, changed, inputs(store), runtime(tmp_path))[0]
     install(probe.model, probe.geometry).use(probe.factors_at(64))
     total = 0.0
-    for begin, end, scored in [(0, 64, 63), (32, 96, 32), (36, 100, 4)]:
+    for begin, end, num_new in [(0, 64, 63), (32, 96, 32), (36, 100, 4)]:
         tokens = torch.from_numpy(flat(store)[begin:end])[None]
         with torch.no_grad():
             logits = probe.model(tokens).logits[0, :-1]
         losses = torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="none")
-        total += float(losses[-scored:].sum())
+        total += float(losses[-num_new:].sum())
     assert row["documents"][0]["nll"] == pytest.approx(total, rel=1e-5)
     assert row["documents"][0]["tokens"] == 99
 
@@ -159,8 +159,8 @@ def separate_loop(probe, tokens, length, stride):
         row = torch.tensor([[*begin, *tokens[max(0, end - length + len(begin)) : end]]])
         with torch.no_grad():
             logits = probe.model(row).logits[0, :-1]
-        found = torch.nn.functional.cross_entropy(logits, row[0, 1:], reduction="none")
-        losses += found[len(found) - (end - done) :].tolist()
+        nlls = torch.nn.functional.cross_entropy(logits, row[0, 1:], reduction="none")
+        losses += nlls[len(nlls) - (end - done) :].tolist()
         done = end
     return sum(losses), len(losses)
 
@@ -170,7 +170,7 @@ def separate_loop(probe, tokens, length, stride):
 def test_sliding_losses_are_those_of_a_separate_loop_whatever_the_stride(
     begin, length, stride, store, tmp_path
 ):
-    probe = subject(begin=begin)
+    probe = evaluated_model(begin=begin)
     changed = settings(
         protocol="sliding", stride=stride, max_tokens=150, lengths={"text": [length]}
     )
@@ -184,7 +184,7 @@ def test_sliding_losses_are_those_of_a_separate_loop_whatever_the_stride(
 
 @pytest.mark.parametrize("begin", [(7,), (7, 9)])
 def test_a_window_with_bos_keeps_that_many_tokens_of_text_less(begin, store, tmp_path):
-    probe = subject(begin=begin)
+    probe = evaluated_model(begin=begin)
     rows = perplexity.evaluate(probe, settings(), inputs(store), runtime(tmp_path))
     for row in rows:
         text = flat(store)[: row["length"] - len(begin)]
@@ -196,7 +196,7 @@ def test_a_window_with_bos_keeps_that_many_tokens_of_text_less(begin, store, tmp
 def test_scores_behind_bos_and_without_it_are_remembered_apart(store, tmp_path):
     def nlls(begin):
         rows = perplexity.evaluate(
-            subject(begin=begin), settings(), inputs(store), runtime(tmp_path)
+            evaluated_model(begin=begin), settings(), inputs(store), runtime(tmp_path)
         )
         return [document["nll"] for row in rows for document in row["documents"]]
 
@@ -205,7 +205,7 @@ def test_scores_behind_bos_and_without_it_are_remembered_apart(store, tmp_path):
 
 def test_what_a_search_scored_is_not_scored_again(store, tmp_path, monkeypatch):
     """Sum and number of a whole window stand under one key, whoever asks."""
-    probe = subject(begin=(7,))
+    probe = evaluated_model(begin=(7,))
     memory = score_memory(
         inputs(store)["model"],
         inputs(store)["tokens-text"],
@@ -231,11 +231,11 @@ class FakeWorker:
 
 
 def test_shorter_lengths_are_filled_up_with_shorter_documents(store, tmp_path):
-    rows = perplexity.evaluate(subject(), settings(), inputs(store), runtime(tmp_path))
+    rows = perplexity.evaluate(evaluated_model(), settings(), inputs(store), runtime(tmp_path))
     names = {row["length"]: [d["name"] for d in row["documents"]] for row in rows}
     assert names == {64: ["a", "b"], 128: ["a", "b"]}
     more = settings(num_documents={"text": 3})
-    rows = perplexity.evaluate(subject(), more, inputs(store), runtime(tmp_path))
+    rows = perplexity.evaluate(evaluated_model(), more, inputs(store), runtime(tmp_path))
     names = {row["length"]: [d["name"] for d in row["documents"]] for row in rows}
     assert names == {64: ["a", "b", "c"], 128: ["a", "b"]}
 
@@ -243,38 +243,41 @@ def test_shorter_lengths_are_filled_up_with_shorter_documents(store, tmp_path):
 def test_a_corpus_without_documents_long_enough_is_refused_by_name(store, tmp_path):
     changed = settings(lengths={"text": [4096]})
     with pytest.raises(UserError, match="corpus text: no document has 4096 tokens"):
-        perplexity.evaluate(subject(), changed, inputs(store), runtime(tmp_path))
+        perplexity.evaluate(evaluated_model(), changed, inputs(store), runtime(tmp_path))
 
 
 def test_what_was_scored_once_is_remembered(store, tmp_path, monkeypatch):
-    first = perplexity.evaluate(subject(), settings(), inputs(store), runtime(tmp_path))
+    first = perplexity.evaluate(evaluated_model(), settings(), inputs(store), runtime(tmp_path))
 
     def refuse(*arguments, **named):
         raise AssertionError("scored again")
 
     monkeypatch.setattr(perplexity, "token_nlls", refuse)
-    assert perplexity.evaluate(subject(), settings(), inputs(store), runtime(tmp_path)) == first
+    assert (
+        perplexity.evaluate(evaluated_model(), settings(), inputs(store), runtime(tmp_path))
+        == first
+    )
 
 
 def test_adding_a_length_scores_only_that_length(store, tmp_path, monkeypatch):
-    perplexity.evaluate(subject(), settings(), inputs(store), runtime(tmp_path))
-    scored = []
+    perplexity.evaluate(evaluated_model(), settings(), inputs(store), runtime(tmp_path))
+    lengths = []
     real = perplexity.token_nlls
 
     def watched(model, tokens, **named):
-        scored.append(len(tokens))
+        lengths.append(len(tokens))
         return real(model, tokens, **named)
 
     monkeypatch.setattr(perplexity, "token_nlls", watched)
     more = settings(lengths={"text": [64, 100, 128]})
-    perplexity.evaluate(subject(), more, inputs(store), runtime(tmp_path))
-    assert scored == [100, 100]
+    perplexity.evaluate(evaluated_model(), more, inputs(store), runtime(tmp_path))
+    assert lengths == [100, 100]
 
 
 def test_a_table_gives_each_length_its_own_factors():
-    shape = subject().geometry
+    shape = evaluated_model().geometry
     entries = tuple(closed_form("yarn", shape, length) for length in (64, 128))
-    chosen = subject("longrope", FactorTable(entries=entries))
+    chosen = evaluated_model("longrope", FactorTable(entries=entries))
     assert chosen.factors_at(64) == entries[0]
     assert chosen.factors_at(65) == chosen.factors_at(500) == entries[1]
 
@@ -282,8 +285,8 @@ def test_a_table_gives_each_length_its_own_factors():
 def byte_tokenizer(folder):
     """97 bytes are enough for the prompt's wording; whoever is missing becomes token 0."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    kept = [c for c in letters if c.isalnum() or c in ".?,ĠĊ"][:90]
-    vocabulary = {"<unk>": 0} | {letter: index + 1 for index, letter in enumerate(kept)}
+    characters = [c for c in letters if c.isalnum() or c in ".?,ĠĊ"][:90]
+    vocabulary = {"<unk>": 0} | {letter: index + 1 for index, letter in enumerate(characters)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -297,7 +300,7 @@ def passkey_settings(**changes):
 
 def test_a_passkey_counts_exactly_when_greedy_generation_writes_it(store, tmp_path, monkeypatch):
     byte_tokenizer(store)
-    probe = subject("none")
+    probe = evaluated_model("none")
     prompts = []
     real = passkey.greedy_matches
 
@@ -329,7 +332,7 @@ def test_a_prompt_behind_bos_has_the_length_that_was_asked_for(store, tmp_path, 
         return np.ones(num_last, bool)
 
     monkeypatch.setattr(passkey, "greedy_matches", spied)
-    probe = subject(begin=(7, 9))
+    probe = evaluated_model(begin=(7, 9))
     passkey.evaluate(probe, passkey_settings(), inputs(store), runtime(tmp_path))
     assert seen == [(400, [7, 9])] * 4
 
@@ -339,7 +342,7 @@ def test_a_model_that_copies_the_key_gets_every_trial_right(store, tmp_path, mon
     monkeypatch.setattr(
         passkey, "greedy_matches", lambda *_, num_last, **__: np.ones(num_last, bool)
     )
-    rows = passkey.evaluate(subject(), passkey_settings(), inputs(store), runtime(tmp_path))
+    rows = passkey.evaluate(evaluated_model(), passkey_settings(), inputs(store), runtime(tmp_path))
     assert [row["correct"] for row in rows] == [2, 2]
 
 
@@ -348,7 +351,7 @@ def test_one_wrong_digit_is_a_wrong_answer(store, tmp_path, monkeypatch):
     monkeypatch.setattr(
         passkey, "greedy_matches", lambda *_, num_last, **__: np.arange(num_last) > 0
     )
-    rows = passkey.evaluate(subject(), passkey_settings(), inputs(store), runtime(tmp_path))
+    rows = passkey.evaluate(evaluated_model(), passkey_settings(), inputs(store), runtime(tmp_path))
     assert [row["correct"] for row in rows] == [0, 0]
 
 
@@ -356,18 +359,18 @@ def test_a_passkey_length_too_short_for_its_prompt_is_refused(store, tmp_path):
     byte_tokenizer(store)
     with pytest.raises(UserError, match="passkey length 50 is too short"):
         passkey.evaluate(
-            subject(), passkey_settings(lengths=[50]), inputs(store), runtime(tmp_path)
+            evaluated_model(), passkey_settings(lengths=[50]), inputs(store), runtime(tmp_path)
         )
 
 
 def test_fewer_documents_than_asked_for_are_said(store, tmp_path, caplog):
     asked = settings(lengths={"text": [200]}, num_documents={"text": 5})
-    (row,) = perplexity.evaluate(subject(), asked, inputs(store), runtime(tmp_path))
+    (row,) = perplexity.evaluate(evaluated_model(), asked, inputs(store), runtime(tmp_path))
     assert len(row["documents"]) == 1
     assert caplog.messages == [
         "perplexity documents of corpus text: 5 asked for; 1 have 200 tokens"
     ]
     caplog.clear()
     enough = settings(lengths={"text": [200]}, num_documents={"text": 1})
-    perplexity.evaluate(subject(), enough, inputs(store), runtime(tmp_path))
+    perplexity.evaluate(evaluated_model(), enough, inputs(store), runtime(tmp_path))
     assert caplog.messages == []
