@@ -1,4 +1,4 @@
-"""Perplexity, passkey retrieval and benchmarks.
+"""Perplexity, passkey retrieval and multiple choice.
 
 Consumes  results/plans/*.json              what each node is made of
 Produces  results/evaluate/{node}/DONE   marks a finished node; the manifest beside it lists its files

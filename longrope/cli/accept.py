@@ -34,7 +34,7 @@ def known_code() -> dict[str, list[str]]:
     """
     algorithms = [[f"longrope.search.algorithms.{name}"] for name in MODULES]
     choices: dict[str, list[list[str]]] = {
-        "fetch": [[], ["longrope.data.benchmark_items"]],
+        "fetch": [[], ["longrope.data.multiple_choice_items"]],
         "search": algorithms,
         "readjust": algorithms,
         "evaluate": [[f"longrope.tasks.{path.stem}"] for path in _tasks()],

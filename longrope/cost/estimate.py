@@ -21,12 +21,12 @@ from longrope.settings.nodes import (
     SearchNode,
 )
 from longrope.settings.search import SearchMethod
-from longrope.settings.tasks import BENCHMARK_BATCH, BenchmarkSettings, Passes
+from longrope.settings.tasks import MULTIPLE_CHOICE_BATCH, MultipleChoiceSettings, Passes
 from longrope.settings.training import LoraSettings, ParallelSettings, divided_by_sharing
 
 MIB = 2**20
 """bytes; memory of Slurm, Snakemake and the manifests is counted in these"""
-PROCESS_BYTES = {"score": 770 * MIB, "benchmarks": 850 * MIB, "train": 840 * MIB}
+PROCESS_BYTES = {"score": 770 * MIB, "multiple_choice": 850 * MIB, "train": 840 * MIB}
 """with libraries, no model; measured with torch 2.13 for CUDA 13, which takes 350 MiB more than for CPUs"""
 CUDA_HOST_BYTES = 4096 * MIB
 """more of it with CUDA's libraries: an allowance, not measured"""
@@ -119,15 +119,17 @@ def _scoring(
     if not passes:
         return Estimate(gpus=min(1, machine.gpus_per_node))
     longest, dtype = max(p.tokens for p in passes), settings.dtype
-    generates = isinstance(settings, EvaluateNode) and isinstance(settings.task, BenchmarkSettings)
+    generates = isinstance(settings, EvaluateNode) and isinstance(
+        settings.task, MultipleChoiceSettings
+    )
     held = (
-        shape.generation_bytes(BENCHMARK_BATCH * longest, dtype)
+        shape.generation_bytes(MULTIPLE_CHOICE_BATCH * longest, dtype)
         if generates
         else shape.scoring_bytes(longest, runtime.chunk_length, dtype)
     )
     flops = sum(p.count * shape.forward_flops(p.tokens, p.logits) for p in passes)
     weights = shape.weight_bytes(dtype)
-    memory = _Memory("benchmarks" if generates else "score", weights, lambda _: weights + held)
+    memory = _Memory("multiple_choice" if generates else "score", weights, lambda _: weights + held)
     return Estimate(
         tokens=sum(p.count * p.tokens for p in passes),
         flops=flops,

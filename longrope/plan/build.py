@@ -26,7 +26,7 @@ from longrope.settings.nodes import (
 )
 from longrope.settings.search import SearchMethod, SearchSettings, StudySettings
 from longrope.settings.sources import CorpusSettings, Share
-from longrope.settings.tasks import BenchmarkSettings, PlannedTask, TaskSettings
+from longrope.settings.tasks import MultipleChoiceSettings, PlannedTask, TaskSettings
 from longrope.settings.training import (
     FinetuneSettings,
     TrainingSettings,
@@ -325,15 +325,15 @@ class _Builder:
         """Return the inputs of a task besides a model and factors."""
         sources: dict[str, Node | Raw] = {"tokenizer": self.base["model"]}
         sources |= {role: self._tokens(ref) for role, ref in task.documents.items()}
-        if isinstance(task, BenchmarkSettings):
-            sources["items"] = self._benchmark_items(task)
+        if isinstance(task, MultipleChoiceSettings):
+            sources["items"] = self._multiple_choice_items(task)
         return sources
 
-    def _benchmark_items(self, task: BenchmarkSettings) -> Node:
+    def _multiple_choice_items(self, task: MultipleChoiceSettings) -> Node:
         settings = ItemsFetch(
             items=task.items, tasks=sorted(task.tasks), truthfulqa=task.truthfulqa_download
         )
-        modules = ("longrope.data.benchmark_items",)
+        modules = ("longrope.data.multiple_choice_items",)
         return self._add("fetch", "benchmark-items", settings, modules=modules)
 
     def _untuned_factors(self) -> dict[str, Node | Raw]:
@@ -359,7 +359,7 @@ class _Builder:
             }
         )
         name = f"{self.config.model.name}-{task.name}-{variant}-{method.replace('_', '-')}"
-        self._add("evaluate", name, settings, sources, modules=(f"longrope.tasks.{task.name}",))
+        self._add("evaluate", name, settings, sources, modules=(f"longrope.tasks.{task.module}",))
 
 
 def algorithm_modules(settings: SearchNode | ReadjustNode) -> tuple[str, ...]:

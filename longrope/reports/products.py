@@ -96,7 +96,7 @@ PRODUCTS = (
         item="benchmarks",
         kinds=("evaluate",),
         task="benchmarks",
-        table="tables.benchmarks_table",
+        table="tables.multiple_choice_table",
         packages=("torch", "transformers", "lm-eval"),
     ),
     Product(

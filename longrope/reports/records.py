@@ -46,8 +46,8 @@ class PasskeyRow(TypedDict):
     correct: int
 
 
-class BenchmarkRow(TypedDict):
-    """One benchmark; without items it has no value."""
+class MultipleChoiceRow(TypedDict):
+    """One multiple-choice task; without items it has no value."""
 
     task: str
     few_shot: int

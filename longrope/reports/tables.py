@@ -15,11 +15,11 @@ import pandas as pd
 from longrope.errors import UserError
 from longrope.plan.nodes import Node
 from longrope.reports.records import (
-    BenchmarkRow,
     Document,
     HistoryLine,
     LogLine,
     MeasuredLine,
+    MultipleChoiceRow,
     PasskeyRow,
     PerplexityRow,
     Scores,
@@ -47,7 +47,7 @@ PERPLEXITY_COLUMNS = (
     *("documents", "tokens", "ppl", "ppl_low", "ppl_high"),
 )
 PASSKEY_COLUMNS = ("variant", "method", "length", "depth", "bos", "trials", "correct")
-BENCHMARKS_COLUMNS = (
+MULTIPLE_CHOICE_COLUMNS = (
     *("variant", "method", "task", "few_shot", "bos", "items", "metric"),
     *("value", "stderr", "chance", "stand_in"),
 )
@@ -143,15 +143,17 @@ def passkey_table(results: Results) -> pd.DataFrame:
     return _table(rows, PASSKEY_COLUMNS, ["variant", "method", "length", "depth"])
 
 
-def benchmarks_table(results: Results) -> pd.DataFrame:
-    """Return one row per variant, method and benchmark; a benchmark without items has no value."""
-    results_of_nodes: list[tuple[Node, Scores[BenchmarkRow]]] = evaluations(results, "benchmarks")
+def multiple_choice_table(results: Results) -> pd.DataFrame:
+    """Return one row per variant, method and task; a task without items has no value."""
+    results_of_nodes: list[tuple[Node, Scores[MultipleChoiceRow]]] = evaluations(
+        results, "benchmarks"
+    )
     rows = [
         {**row, **_use(scores), "stand_in": row["stand_in"] or ""}
         for _, scores in results_of_nodes
         for row in scores["rows"]
     ]
-    table = _table(rows, BENCHMARKS_COLUMNS, ["variant", "method", "task", "metric"])
+    table = _table(rows, MULTIPLE_CHOICE_COLUMNS, ["variant", "method", "task", "metric"])
     return table.astype({"value": float, "stderr": float, "chance": float})
 
 

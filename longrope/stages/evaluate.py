@@ -40,7 +40,7 @@ def run(settings: EvaluateNode, inputs: Inputs, out: Path, runtime: Runtime) -> 
         begin=window_begin(settings, inputs["model"]),
     )
     # By name: the plan counts the task's module in this node, and no other task's.
-    task = importlib.import_module(f"longrope.tasks.{settings.task.name}")
+    task = importlib.import_module(f"longrope.tasks.{settings.task.module}")
     result: dict[str, Any] = {
         "task": settings.task.name,
         "variant": settings.variant,

@@ -1,8 +1,8 @@
-"""Everything that downloads: documents in packages, hub files at a pinned revision, benchmark items.
+"""Everything that downloads: documents in packages, hub files at a pinned revision, multiple-choice items.
 
 Produces  documents/...   text, JSON-lines or Parquet files of a corpus
           model files     config, tokenizer and safetensors of a hub model
-          mirror/...      benchmark items in the layout lm-eval reads
+          mirror/...      multiple-choice items in the layout lm-eval reads
 Every byte is pinned: packages and their documents by sha256, hub files by revision.
 """
 
@@ -34,7 +34,7 @@ def run(settings: FetchNode, inputs: Inputs, out: Path, runtime: Runtime) -> Non
         _package(settings, out, runtime.packages)
     elif isinstance(settings, ItemsFetch):
         # By name: an edit of this module must not make the corpora stale; the plan counts it in its node.
-        module = importlib.import_module("longrope.data.benchmark_items")
+        module = importlib.import_module("longrope.data.multiple_choice_items")
         module.fetch_items(
             settings.items, settings.tasks, out, runtime.packages, truthfulqa=settings.truthfulqa
         )

@@ -81,7 +81,7 @@ class ResultsFolder:
         for add in (self.add_searches, self.add_readjust, self.add_perplexities):
             add()
         self.add_passkeys()
-        self.add_benchmarks()
+        self.add_multiple_choice()
         self.save_plan()
         return self
 
@@ -159,7 +159,7 @@ class ResultsFolder:
             ]
             self.add_evaluation("passkey", variant, method, rows)
 
-    def add_benchmarks(self) -> None:
+    def add_multiple_choice(self) -> None:
         cells = {"few_shot": 5, "items": 100, "metric": "acc", "chance": 0.25, "stand_in": None}
         for variant in ("tuned", "base"):
             rows = [

@@ -147,7 +147,7 @@ def test_code_accepted_twice_stands_for_the_first(package):
         (["evaluate.paskey", "0" * 16], "did you mean evaluate.passkey?"),
         (
             ["x", "0" * 16],
-            "accept knows no code of 'x': it is one of fetch, fetch.benchmark_items, tok",
+            "accept knows no code of 'x': it is one of fetch, fetch.multiple_choice_items, tok",
         ),
         (["search.evolution", "0" * 15], f"16 hexadecimal digits, got '{'0' * 15}'."),
         (["search.evolution", "G" * 16], f"16 hexadecimal digits, got '{'G' * 16}'."),

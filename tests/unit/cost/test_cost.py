@@ -29,9 +29,9 @@ from longrope.rope.methods import closed_form
 from longrope.search.driver import search
 from longrope.settings import loading as configuration
 from longrope.settings.nodes import NodeRuntime
-from longrope.settings.tasks import BENCHMARK_PROMPTS
+from longrope.settings.tasks import MULTIPLE_CHOICE_PROMPTS
 from longrope.settings.training import ParallelSettings
-from longrope.tasks import benchmarks
+from longrope.tasks import multiple_choice
 
 TINY = ROOT / "resources/tiny-llama"
 DAY = 86400
@@ -319,7 +319,7 @@ def test_fetching_and_tokenizing_cost_nothing_that_is_known():
 
 def test_constants_of_modules_with_torch_are_the_same_here():
     assert HEAD_ROWS == scoring.HEAD_ROWS
-    assert BENCHMARK_PROMPTS.keys() == benchmarks.TASKS.keys()
+    assert MULTIPLE_CHOICE_PROMPTS.keys() == multiple_choice.TASKS.keys()
 
 
 def test_the_cost_model_imports_no_torch():

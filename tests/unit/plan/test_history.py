@@ -135,7 +135,7 @@ def test_several_changes_are_all_named(kinds):
     [
         ("search", [], "search"),
         ("evaluate", ["longrope.tasks.passkey"], "evaluate.passkey"),
-        ("fetch", ["longrope.data.benchmark_items"], "fetch.benchmark_items"),
+        ("fetch", ["longrope.data.multiple_choice_items"], "fetch.multiple_choice_items"),
     ],
 )
 def test_code_has_the_name_of_its_kind_and_its_own_modules(kind, modules, name):

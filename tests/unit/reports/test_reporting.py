@@ -162,7 +162,7 @@ def test_a_corpus_under_another_name_in_the_table_keeps_its_stand_in(results):
 
 
 def test_a_benchmark_without_items_keeps_its_row_with_an_empty_value(results):
-    table = reporting.benchmarks_table(results.results)
+    table = reporting.multiple_choice_table(results.results)
     assert table["task"].tolist() == ["arc_challenge", "mmlu"] * 2
     assert table["value"].isna().tolist() == [True, False] * 2
 
@@ -240,7 +240,11 @@ def test_the_markdown_of_the_cost_has_sums_by_stage_above_its_rows(costed):
 def test_an_experiment_without_a_task_has_a_table_without_rows(results):
     results.nodes = {k: n for k, n in results.nodes.items() if n.kind == "search"}
     results.save_plan()
-    for make in (reporting.passkey_table, reporting.perplexity_table, reporting.benchmarks_table):
+    for make in (
+        reporting.passkey_table,
+        reporting.perplexity_table,
+        reporting.multiple_choice_table,
+    ):
         assert make(results.results).empty
 
 

@@ -308,11 +308,11 @@ def test_any_other_failure_is_told_in_one_line(hub, out, runtime, response, kind
 
 
 def test_benchmark_items_are_left_to_their_own_module(out, runtime, monkeypatch):
-    from longrope.data import benchmark_items
+    from longrope.data import multiple_choice_items
 
     calls = []
     monkeypatch.setattr(
-        benchmark_items, "fetch_items", lambda *given, **named: calls.append((given, named))
+        multiple_choice_items, "fetch_items", lambda *given, **named: calls.append((given, named))
     )
     settings = {"source": "benchmarks", "items": "hub", "tasks": ["mmlu"], "truthfulqa": True}
     fetch_into(settings, out, runtime)

@@ -1,10 +1,10 @@
-"""Multiple-choice benchmarks through lm-eval's own task definitions, on items from a mirror.
+"""Multiple-choice tasks through lm-eval's own task definitions, on items from a mirror.
 
 The tasks are lm-eval's unmodified ones but for where their items lie. Metrics are those of the
 Open LLM Leaderboard's first version: length-normalised accuracy for ARC-Challenge and HellaSwag,
 accuracy for MMLU, and for TruthfulQA the probability mass of the true answers (mc2).
 
-To add a benchmark: add its items to `longrope.data.benchmark_items` and an entry to `TASKS`.
+To add a task: add its items to `longrope.data.multiple_choice_items` and an entry to `TASKS`.
 """
 
 import json
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longrope.data.benchmark_items import MIRROR_FILE, Row, find_benchmark
+from longrope.data.multiple_choice_items import MIRROR_FILE, Row, find_item_set
 from longrope.errors import UserError
 from longrope.models.evaluated_model import EvaluatedModel
 from longrope.models.loading import load_tokenizer
 from longrope.models.rotary import install
 from longrope.runtime import Inputs, Runtime
 from longrope.settings.nodes import EvaluateNode
-from longrope.settings.tasks import BENCHMARK_BATCH, BenchmarkSettings
+from longrope.settings.tasks import MULTIPLE_CHOICE_BATCH, MultipleChoiceSettings
 
 SAMPLED_SUBJECTS = ("college_computer_science", "jurisprudence", "econometrics", "global_facts")
 """Where a sample of MMLU begins: one subject of each of its four categories, chosen beforehand."""
@@ -31,7 +31,7 @@ SAMPLED_SUBJECTS = ("college_computer_science", "jurisprudence", "econometrics",
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """How lm-eval runs a benchmark, and what a guess scores."""
+    """How lm-eval runs a task, and what a guess scores."""
 
     folder: str
     """folder of its definition among lm-eval's tasks"""
@@ -44,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """The evaluated items of a benchmark."""
+    """The evaluated items of a task."""
 
     name: str
     dataset: Path
@@ -54,15 +54,15 @@ class Sample:
     num_items: int
     num_available: int
     subjects: str = ""
-    """names of the subjects in a sample of a benchmark that has several"""
+    """names of the subjects in a sample of a task that has several"""
 
 
 def evaluate(
     evaluated: EvaluatedModel, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
-    """Return one row per benchmark of a model under its factors at each prompt's own length."""
+    """Return one row per task of a model under its factors at each prompt's own length."""
     task = settings.task
-    assert isinstance(task, BenchmarkSettings) and settings.seed is not None
+    assert isinstance(task, MultipleChoiceSettings) and settings.seed is not None
     rotary = install(evaluated.model, evaluated.geometry)
     if evaluated.table is not None:
         rotary.use_table(evaluated.table)
@@ -84,18 +84,18 @@ def run(
     model: Any,
     tokenizer: Any,
     mirror: Path,
-    settings: BenchmarkSettings,
+    settings: MultipleChoiceSettings,
     *,
     seed: int,
     begin: Sequence[int] = (),
     scratch: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluate a model and return one row per benchmark.
+    """Evaluate a model and return one row per task.
 
     Args:
         model: a causal language model of transformers, on its device.
         tokenizer: its tokenizer.
-        mirror: folder written by `longrope.data.benchmark_items.fetch_items`.
+        mirror: folder written by `longrope.data.multiple_choice_items.fetch_items`.
         settings: of the task.
         seed: of the draw of few-shot examples.
         begin: ids that every prompt begins with, whatever the tokenizer adds by itself.
@@ -128,7 +128,7 @@ def run(
 
 
 def _missing(name: str) -> dict[str, Any]:
-    find_benchmark(name)
+    find_item_set(name)
     if name != "truthfulqa_mc2":
         raise UserError(f"the fetched benchmark items lack {name}; fetch them again.")
     reason = "items not downloaded: optional, set evaluate.benchmarks.truthfulqa_download"
@@ -139,17 +139,15 @@ def _missing(name: str) -> dict[str, Any]:
 
 
 def select_items(name: str, dataset: Path, max_items: int | None) -> Sample:
-    """Return the first items of a benchmark; of MMLU, an even share of few subjects.
+    """Return the first items of a task; of MMLU, an even share of few subjects.
 
     MMLU's 57 subjects are tasks of their own, and loading them all takes longer than scoring a
     small sample. The sample comes from `SAMPLED_SUBJECTS`, then from the others by name, from as
     few of them as hold enough items.
     """
-    benchmark = find_benchmark(name)
-    split = benchmark.evaluated_split
-    whole = {
-        config: _read_rows(dataset / config / f"{split}.jsonl") for config in benchmark.configs
-    }
+    item_set = find_item_set(name)
+    split = item_set.evaluated_split
+    whole = {config: _read_rows(dataset / config / f"{split}.jsonl") for config in item_set.configs}
     num_available = sum(map(len, whole.values()))
     num_items = min(max_items or num_available, num_available)
     if len(whole) == 1:
@@ -184,7 +182,7 @@ def share_items(available: Mapping[str, int], num_items: int) -> dict[str, int]:
 
 
 def describe_items(sample: Sample, origin: Mapping[str, Any], few_shot: int) -> str | None:
-    """Return what the evaluated items are, or nothing if they are the benchmark itself."""
+    """Return what the evaluated items are, or nothing if they are the whole dataset."""
     sampled = sample.num_items < sample.num_available
     if origin["genuine"] and not sampled:
         return None
@@ -195,7 +193,7 @@ def describe_items(sample: Sample, origin: Mapping[str, Any], few_shot: int) -> 
         parts.append(f"the first of {sample.subjects}")
     if few_shot and not origin["genuine"] and origin["few_shot_source"]:
         parts.append(f"few-shot examples from {origin['few_shot_source']}")
-    parts += [origin["note"], find_benchmark(sample.name).sample_note if sampled else None]
+    parts += [origin["note"], find_item_set(sample.name).sample_note if sampled else None]
     return "; ".join(filter(None, parts))
 
 
@@ -242,14 +240,14 @@ def _language_model(model: Any, tokenizer: Any, max_length: int, begin: Sequence
     return Prompted(
         pretrained=model,
         tokenizer=tokenizer,
-        batch_size=BENCHMARK_BATCH,
+        batch_size=MULTIPLE_CHOICE_BATCH,
         max_length=max_length,
         prefix_token_id=begin[-1] if begin else None,
     )
 
 
 def _scores(lm: Any, sample: Sample, tasks: Any) -> dict[str, Any]:
-    """Return a benchmark's score with its standard error and the score of a guess."""
+    """Return a task's score with its standard error and the score of a guess."""
     # Not simple_evaluate: it seeds the process, runs git and asks the hub for the model's commit.
     from lm_eval import evaluate
 

