@@ -1,4 +1,4 @@
-"""What a search spends beside scoring, and how soon the cheap algorithms are below a short evolution.
+"""Overhead of a search beside scoring, and how soon cheap algorithms beat a short evolution.
 
     python benchmarks/search.py [--text FILE] [--length 1024] [--documents 5] [--iterations 4]
 
@@ -148,7 +148,7 @@ def settings_of(name: str, num_iterations: int) -> AlgorithmSettings:
 
 
 def warm_up(worker: Worker, problem: Problem, texts: Sequence[Text]) -> None:
-    """Load the model, and let both kinds of scores allocate what they keep."""
+    """Load the model and allocate the buffers of both kinds of scores."""
     factors = problem.compose(problem.seeds["yarn"])
     for gradient in (False, True):
         worker.score(Unit(factors, texts[0], gradient))

@@ -48,7 +48,7 @@ class SleepScorer(Scorer):
     """The recipe of a worker that sleeps."""
 
     def set_up(self) -> None:
-        """Need nothing: a worker that sleeps has no arithmetic."""
+        """Do nothing: a worker that sleeps needs no threads."""
 
     def open(self) -> "Sleeper":
         """Return a sleeper."""
@@ -66,7 +66,7 @@ class Sleeper:
 
 
 def main() -> None:
-    """Print the share of idle time for what each algorithm asks for."""
+    """Print the idle share of each algorithm's units."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--documents", type=int, default=5)

@@ -1,4 +1,4 @@
-"""What refuses a run before anything is planned: surroundings in which jobs would run other code. No rule here."""
+"""Checks before anything is planned: surroundings in which jobs would run other code. No rule here."""
 
 import os
 from pathlib import Path
@@ -30,7 +30,7 @@ def check_braces():
 
 
 def check_checkout(folder, what):
-    """Refuse a folder that holds another copy of the library than the one that plans the run."""
+    """Refuse a folder whose copy of the library is not the one that plans the run."""
     copy = Path(folder, "longrope", "__init__.py")
     library = Path(longrope.__file__)
     if copy.is_file() and not copy.samefile(library):

@@ -1,4 +1,4 @@
-"""What starts jobs: of which interpreter, and of several processes. No rule here."""
+"""Launch of jobs: the interpreter, and several processes. No rule here."""
 
 import shlex
 

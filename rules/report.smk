@@ -83,7 +83,7 @@ for product in products.BY_NAME.values():
 
 
 rule plot_provenance:
-    """Write the page with the graph of all nodes and with what made each table and figure."""
+    """Write the page with the graph of all nodes and the origin of each table and figure."""
     input:
         read_by(products.PROVENANCE, "page"),
     output:

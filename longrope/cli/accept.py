@@ -28,7 +28,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def known_code() -> dict[str, list[str]]:
-    """Return what has an identity of its own, by name, and the modules it begins with.
+    """Return the root modules of every code identity, by name.
 
     `scoring` is the code of no node but of remembered scores; their context.json tells its identity.
     """
@@ -82,7 +82,7 @@ def _accept_code(name: str, old: str) -> None:
 def _accept_all(config: Path, overrides: Sequence[str], store: Path) -> None:
     """Accept the code of stale nodes until none differs by its code alone.
 
-    What reads a stale node differs by that as well: it is found once the other is accepted.
+    Nodes downstream of a stale one differ as well; they are accepted in later rounds.
     """
     tried: set[str] = set()
     while changed := _changed(planned(config, store, overrides), store, tried):
@@ -94,7 +94,7 @@ def _accept_all(config: Path, overrides: Sequence[str], store: Path) -> None:
 
 
 def _changed(plan: Plan, store: Path, tried: set[str]) -> dict[str, str]:
-    """Return the older identity of what was not tried yet, by name."""
+    """Return the older identities that were not tried yet, by name."""
     statuses = survey(plan, store)
     changed: dict[str, str] = {}
     for node in plan:

@@ -20,12 +20,12 @@ SCORING = ["longrope.models.scoring", "longrope.models.gradient"]
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
-    """Let a verb be told where the results are."""
+    """Add the option for the store of results."""
     parser.add_argument("--store", type=Path, default=STORE, help="root of the results")
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Let a verb be told the settings that a run was given beside its configuration."""
+    """Add the option for settings that a run overrode."""
     parser.add_argument(
         "--config",
         "-C",
@@ -59,13 +59,13 @@ def other_last_run(plan: Plan, store: Path) -> str:
 
 
 def say_warnings(plan: Plan) -> None:
-    """Print what a plan has to say aloud."""
+    """Print a plan's warnings."""
     for warning in plan.warnings:
         print(f"longrope: warning: {warning}", file=sys.stderr)
 
 
 def read_plan(path: Path) -> dict[str, Any]:
-    """Return a plan file as it was written; raises UserError if it is none."""
+    """Return the content of a plan file; raises UserError if it is none."""
     try:
         plan = json.loads(reading.read_text(path))
     except (*reading.ABSENT, ValueError):

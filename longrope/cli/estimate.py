@@ -1,4 +1,4 @@
-"""`estimate`: what a configuration costs on a machine, before anything of it is computed."""
+"""`estimate`: predicted cost of a configuration on a machine."""
 
 import argparse
 from collections.abc import Sequence
@@ -121,7 +121,7 @@ def _number(value: float | None, unit: float = 1) -> str:
 
 
 def _foot(plan: Plan, costs: Sequence[tuple[Node, Estimate]]) -> str:
-    """Return what the columns and the notes mean, and what is not in the table."""
+    """Return the legend of columns and notes, and the limits of the table."""
     marks = {mark for node, cost in costs if _computes(node) for mark in _marks(node, cost)}
     lines = [f"{name}: {text}." for name, text in NOTES.items() if name in marks]
     others = sum(1 for node in plan if not _computes(node))

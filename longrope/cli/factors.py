@@ -1,4 +1,4 @@
-"""`factors plot`, `compare` and `convert`: factors of any origin, seen, side by side, in other formats."""
+"""`factors plot`, `compare` and `convert`: figures, comparisons and conversions of factor files."""
 
 import argparse
 import sys
@@ -40,7 +40,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _add_reading(action: argparse.ArgumentParser) -> None:
-    """Let a verb be told what files may not say themselves."""
+    """Add the options for facts that a file may not state."""
     action.add_argument("--from", dest="source", choices=FORMATS, help="format; else guessed")
     group = action.add_argument_group("where a file does not say it")
     group.add_argument("--original-length", type=int, metavar="TOKENS")
@@ -53,7 +53,7 @@ def _add_reading(action: argparse.ArgumentParser) -> None:
 
 
 def _load(path: Path, options: argparse.Namespace) -> Loaded:
-    """Read a file of factors and print what is to be said of it."""
+    """Read a file of factors and print its warnings."""
     if options.theta is not None and not options.theta > 1:
         raise UserError(f"--theta {options.theta:g}: a rotary base is above 1; see rope_theta.")
     stated = StatedFacts(
@@ -146,7 +146,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def comparison(first: Named, second: Named) -> list[str]:
-    """Return the lines of a comparison: what each set is, factors by pair, how far they differ.
+    """Return the lines of a comparison: facts, factors by pair, and their distance.
 
     Raises:
         UserError: if they have different numbers of pairs.
@@ -223,7 +223,7 @@ def _refuse_single(sets: Sequence[Named]) -> None:
 
 
 def with_theta(sets: Sequence[Named]) -> list[Named]:
-    """Return sets that all say their rotary base: one that does not has that of the others.
+    """Return sets that all state their rotary base; one that does not gets that of the others.
 
     Raises:
         UserError: if none says it, or the others say different ones.

@@ -15,19 +15,19 @@ _ROW = "{:>4}  {:8} {:>9} {:>9}  {:20} {}"
 
 
 def no_estimate(node: Node) -> str:
-    """Say nothing of how long an unfinished node would take."""
+    """Return no estimate for an unfinished node."""
     return ""
 
 
 def list_nodes(
     plan: Plan, statuses: NodeStatuses, estimate: Estimate = no_estimate
 ) -> Iterator[str]:
-    """Yield a line per node, what it reads by number, and under a stale one why it is stale.
+    """Yield a line per node with its inputs by number, and the reasons under a stale one.
 
     Args:
         plan: the nodes.
         statuses: of each node, by its directory.
-        estimate: what to print in the column of times for a node that is not finished.
+        estimate: text in the column of times for an unfinished node.
     """
     nodes = sorted(plan, key=lambda node: KINDS.index(node.kind))
     numbers = {node.key: number for number, node in enumerate(nodes, start=1)}

@@ -1,4 +1,4 @@
-"""`plan`: the nodes of a configuration, and where each is."""
+"""`plan`: the nodes of a configuration and their states."""
 
 import argparse
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _estimates(plan: Plan, table: Path) -> Callable[[Node], str]:
-    """Return what to say of the time of a node that is not there: its estimate, if there is one."""
+    """Return the time column of unfinished nodes: their estimates, if any."""
     shape, machine = Shape.of(plan.shape), read_machine(plan.hardware, table)
 
     def text(node: Node) -> str:

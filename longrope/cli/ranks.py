@@ -27,7 +27,7 @@ POLL = 0.2
 
 
 class Ranks:
-    """The processes of a job, and the place of this one among them."""
+    """The processes of a job and the rank of this one."""
 
     def __init__(self, rank: int, store: Any) -> None:
         self.leads = rank == 0
@@ -65,7 +65,7 @@ class Ranks:
         """
         if spec["kind"] not in KINDS:
             raise UserError(f"{key} is computed by one process; start it without torchrun.")
-        # What is said of a node that was asked for before is not what is said of it now.
+        # A message about an earlier request of the same node must not answer this one.
         topic = f"{key} {self._store.add(f'{self._rank} {key}', 1)}"
         if not self.leads:
             self._follow(topic, store / ".work" / key, fill)
@@ -97,7 +97,7 @@ class Ranks:
 
 
 def end_process(main: Callable[[], int]) -> NoReturn:
-    """Run all that a process does, and end it with the exit code that is returned."""
+    """Run `main` and end the process with the returned exit code."""
     code = 1
     # Called last but for what was registered before, and after a traceback was written.
     atexit.register(lambda: _leave(code))
@@ -129,7 +129,7 @@ def _leave(code: int) -> None:
 
 
 def _forget_launcher() -> None:
-    """Drop what another launcher left in the environment, or training waits for processes that are not."""
+    """Drop another launcher's variables, or training waits for processes that do not exist."""
     left = [name for name in LAUNCHER if os.environ.pop(name, None) is not None]
     if left:
         print(

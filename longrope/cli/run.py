@@ -1,4 +1,4 @@
-"""`run`: compute nodes of a plan; what the rules call."""
+"""`run`: compute nodes of a plan; called by the rules."""
 
 import argparse
 import importlib
@@ -36,7 +36,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
-    """Let a verb be told who computes; no choice but that of threads changes a result."""
+    """Add the options for workers; only the number of threads can change a result."""
     parser.add_argument(
         "--threads", type=int, default=1, help="of arithmetic; last digits depend on it"
     )
@@ -88,7 +88,7 @@ def _stop(number: int, frame: object) -> None:
 
 
 def _attempt(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> UserError | None:
-    """Compute one node and return the mistake that prevents it: others of the job go on."""
+    """Compute one node and return the error that prevents it, so that the job's others go on."""
     try:
         with refusals_explained():
             compute(key, nodes, options)
@@ -98,7 +98,7 @@ def _attempt(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> Us
 
 
 def compute(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> None:
-    """Compute one node unless it is there.
+    """Compute one node unless it is finished.
 
     Args:
         key: `{kind}/{label}-{digest12}`.
@@ -132,7 +132,7 @@ def compute(key: str, nodes: dict[str, Any], options: argparse.Namespace) -> Non
 
 
 def _check_code(key: str, spec: dict[str, Any]) -> None:
-    """Refuse to write under a digest that another version of the code was planned for."""
+    """Refuse to compute a node that was planned with other code."""
     modules = [f"longrope.stages.{spec['kind']}", *spec["modules"]]
     try:
         code = CodeIndex().identity(modules)

@@ -85,13 +85,13 @@ def _settings(options: argparse.Namespace, original_length: int) -> dict[str, An
 
 
 def model_label(folder: Path) -> str:
-    """Return what results call the model in a folder: the folder's name, as far as a label may hold it."""
+    """Return the label of the model in a folder: the folder's name in the characters of labels."""
     words = re.sub("[^a-z0-9.-]+", "-", folder.resolve().name.lower())
     return words.strip("-.") or "model"
 
 
 def _place(options: argparse.Namespace) -> dict[str, Any]:
-    """Return where the model is, in the words of a configuration."""
+    """Return the model's entry in a configuration."""
     if options.revision is None:
         return {"path": options.model}
     if reading.is_folder(Path(options.model)):
@@ -102,7 +102,7 @@ def _place(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _window(options: argparse.Namespace) -> int:
-    """Return the window that a model's config.json tells; a model of the hub is fetched first."""
+    """Return the window in a model's config.json; a model of the hub is fetched first."""
     folder = Path(options.model)
     if options.revision is not None:
         # The fetch is the same node whatever the length, which only the fetched config.json tells.

@@ -1,4 +1,4 @@
-"""`verify`: whether every finished node of a configuration is sound."""
+"""`verify`: check every finished node of a configuration for damage."""
 
 import argparse
 import shlex
@@ -59,7 +59,7 @@ def _set_aside(store: Path, keys: list[str]) -> None:
 
 
 def _making(options: argparse.Namespace, marks: list[Path]) -> str:
-    """Return the command that makes nodes again: Snakemake misses none whose tables are there."""
+    """Return the command that makes nodes again; Snakemake rebuilds none whose table exists."""
     # In this order: --configfile and --config take all words that follow them.
     chosen = ["--configfile", str(options.config), *_given(options.overrides)]
     return shlex.join(["snakemake", *chosen, "--cores", "1", *map(str, marks)])

@@ -1,6 +1,6 @@
 """Pictures of a plan as text: the graph of its nodes and that of its kinds, for graphviz or Mermaid.
 
-Nothing here draws, reads or writes. A picture needs a plan file alone; what is done is told to it.
+Nothing here draws, reads or writes. A picture needs a plan file alone; the finished nodes are an argument.
 """
 
 import json
@@ -54,7 +54,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Arrow:
-    """Something that one box reads of another, and as what."""
+    """A read of one box by another, with its roles."""
 
     source: str
     target: str
@@ -95,7 +95,7 @@ def _node_box(node: Node, done: bool) -> Box:
 
 
 def words(node: Node) -> tuple[str, ...]:
-    """Return in one or two lines what a node is about, without its digest."""
+    """Describe a node in one or two lines, without its digest."""
     label, settings = node.label, node.settings
     if isinstance(settings, EvaluateNode):
         return settings.task.name, f"{settings.variant}, {settings.method}"
@@ -227,5 +227,5 @@ def _mermaid_arrow(numbers: Mapping[str, str], arrow: Arrow) -> str:
 
 
 def _mermaid(text: str) -> str:
-    """Return text with all that Mermaid or HTML would read as theirs as a numbered character."""
+    """Escape the characters that Mermaid or HTML would interpret."""
     return re.sub(r"[^\w ,.:/+-]", lambda match: f"#{ord(match[0])};", text)

@@ -1,4 +1,4 @@
-"""Nodes behind each table and figure, and what their manifests say made them."""
+"""Nodes behind each table and figure, and the code and machines that made them, from their manifests."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def products_of(plan: Plan) -> list[Product]:
 
 
 def behind(plan: Plan, product: Product) -> list[Node]:
-    """Return the nodes a product reads and all that they were made of, in the order of the stages."""
+    """Return the nodes a product reads and all their ancestors, in the order of the stages."""
     reached: set[str] = set()
     waiting = [node for node in plan if product.reads(node)]
     while waiting:
@@ -57,11 +57,11 @@ def finished(plan: Plan, store: Path) -> set[str]:
     return {node.key for node in plan if reading.is_file(store / node.key / "DONE")}
 
 
-# What made them ---------------------------------------------------------------------------------
+# Origins ----------------------------------------------------------------------------------------
 
 
 def made_by(folder: Path) -> dict[str, Any]:
-    """Return what a node's manifest says made it; cells it says nothing about are empty.
+    """Return the origin of a node by its manifest; unknown cells are empty.
 
     A node may have no manifest: one that nothing new needs can be deleted, and tables stay.
     """
@@ -107,20 +107,20 @@ def provenance_table(results: Results) -> pd.DataFrame:
 
 
 def values_of(rows: Sequence[Row], column: str) -> "Counter[str]":
-    """Return how many nodes tell what in a column, the most frequent first; "" tells nothing."""
+    """Count the nodes per value of a column, the most frequent first; "" is not recorded."""
     counts = Counter(str(row[column]) for row in rows)
     return Counter(dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))))
 
 
 def is_mixed(rows: Sequence[Row], product: Product) -> bool:
-    """Return whether the nodes tell several commits or several versions of one package."""
+    """Return whether the nodes record several commits or several versions of one package."""
     return any(len(values_of(rows, column).keys() - {""}) > 1 for column in product.watched)
 
 
 def made_sentence(rows: Sequence[Row], product: Product, form: str = "") -> str:
-    """Return a sentence on the commits and versions behind a product, "" if no manifest tells any.
+    """Return a sentence on the commits and versions behind a product, "" if no manifest records any.
 
-    `form` is what the reader sees of a product that has several.
+    `form` is the form shown of a product that has several.
     """
     recorded = {column: values_of(rows, column) for column in product.watched}
     recorded = {column: counts for column, counts in recorded.items() if any(counts)}
@@ -161,7 +161,7 @@ def _nodes(count: int) -> str:
 
 
 def note(product: Product, results: Results, table: pd.DataFrame) -> str:
-    """Return what stands above a table: stand-in, tuning mix, and what made its numbers."""
+    """Return the note above a table: stand-in, tuning mix, and origin of its numbers."""
     del table
     rows = rows_of(results.plan, results.store, product)
     notes = (table_note(results.plan), made_sentence(rows, product, "table"))
@@ -169,6 +169,6 @@ def note(product: Product, results: Results, table: pd.DataFrame) -> str:
 
 
 def provenance_note(product: Product, results: Results, table: pd.DataFrame) -> str:
-    """Return what stands above the table of provenance, whose rows say themselves what made them."""
+    """Return the note above the table of provenance, whose rows hold the origins."""
     del product, table
     return model_note(results.plan)

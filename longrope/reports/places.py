@@ -1,4 +1,4 @@
-"""Where the tables, figures and the report of a plan are, and the links that lead there.
+"""Paths of the tables, figures and report of a plan, and the links to them.
 
 `{store}/reports/{experiment}-{digest12}` holds `tables`, `figures` and `report.html`. The digest covers
 the plan, the scripts and the functions of the products with all they import, the captions and the table of

@@ -17,7 +17,7 @@ PACKAGE = "longrope.reports"
 
 @dataclass(frozen=True)
 class Product:
-    """A table, a figure or both, made of what some nodes left behind.
+    """A table, a figure or both, made from the outputs of some nodes.
 
     Its caption is `workflow/report/{name}_{form}.rst`. A figure that has a table is drawn from it.
     """
@@ -26,7 +26,7 @@ class Product:
     category: str
     """heading in the report of Snakemake"""
     item: str
-    """what it shows; two products may show one item in two forms"""
+    """its item in the report; two products may show one item in two forms"""
     kinds: tuple[str, ...]
     """kinds of the nodes it reads itself"""
     table: str = ""

@@ -1,4 +1,4 @@
-"""Types of the records that nodes leave behind: scores, histories of searches, logs of trainings."""
+"""Types of the records that nodes write: scores, histories of searches, logs of trainings."""
 
 from typing import Generic, NotRequired, TypedDict, TypeVar
 

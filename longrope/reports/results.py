@@ -1,4 +1,4 @@
-"""The plan file and what its nodes left behind, as tables and figures read them; imports no torch."""
+"""Read access to a plan file and the outputs of its nodes, for tables and figures; imports no torch."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ OfKind = TypeVar("OfKind")
 
 @dataclass(frozen=True)
 class Results:
-    """A plan with what its nodes left behind, of which tables and figures are made."""
+    """A plan and the store with the outputs of its nodes."""
 
     plan: Plan
     store: Path
@@ -103,7 +103,7 @@ def evaluations(results: Results, task: str) -> list[tuple[Node, Scores[Any]]]:
 
 
 def corpus_stand_in(plan: Plan, node: Node, corpus: str) -> str:
-    """Return what the documents of an evaluated corpus are, or "" if they are the corpus itself.
+    """Describe the stand-in for an evaluated corpus; "" if it is the corpus itself.
 
     A table may call a corpus otherwise than the configuration does; then the label of the tokenize
     node, `{model}-{corpus}-{split}`, tells which one it is.
@@ -155,5 +155,5 @@ def _training(settings: FinetuneNode) -> str:
 
 
 def table_note(plan: Plan) -> str:
-    """Return what a reader of a table must know: the stand-in and the tuning mix."""
+    """Return the note on a table: the stand-in and the tuning mix."""
     return " ".join(note for note in (model_note(plan), tuning_note(plan)) if note)

@@ -1,6 +1,6 @@
 """A study of searches to tables: every search, the algorithms over seeds, and how they converged.
 
-Reads what the search nodes of a plan left behind; imports no torch. A study that has algorithms named
+Reads the outputs of a plan's search nodes; imports no torch. A study that has algorithms named
 `evolution` or `evolution-public` has the others compared with them.
 """
 
@@ -41,7 +41,7 @@ CONVERGENCE_COLUMNS = ("algorithm", "seed", "length", "scored_tokens", "best")
 
 
 def search_table(results: Results) -> pd.DataFrame:
-    """Return one row per search of a study: what it found, and what that cost."""
+    """Return one row per search of a study, with its result and cost."""
     rows = [
         _search_row(results.store / node.key, settings)
         for node, settings in with_settings(results.plan, SearchNode)
@@ -65,7 +65,7 @@ def _search_row(folder: Path, settings: SearchNode) -> dict[str, Any]:
 
 
 def _which(settings: SearchNode) -> dict[str, Any]:
-    """Return the cells that say which search of the study it is."""
+    """Return the cells that identify a search of the study."""
     return {
         "algorithm": settings.study,
         "seed": settings.seed,
@@ -114,7 +114,7 @@ def _over_seeds(searches: pd.DataFrame) -> dict[str, float]:
 
 
 def _compared(searches: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float]:
-    """Return how searches do beside a baseline's of the same seeds, both indexed by seed."""
+    """Compare searches with a baseline's of the same seeds, both indexed by seed."""
     pairs = searches.merge(baseline, on="seed", suffixes=("", "_base"))
     ratios = np.log(pairs["heldout_ppl"] / pairs["heldout_ppl_base"])
     low, high = mean_interval(ratios)

@@ -27,7 +27,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def search_provenance(settings: SearchNode | ReadjustNode) -> dict[str, str | int | float]:
-    """Return what factors say of the search that found them."""
+    """Return the provenance of factors from a search."""
     search = settings.search
     facts: dict[str, str | int | float] = {
         "model": settings.model,
@@ -83,7 +83,7 @@ def search(
 
 
 ScoreRequest = tuple[Individual, int, bool]
-"""individual, document and whether the gradient is wanted: what is scored once"""
+"""individual, document, and whether to compute the gradient; scored once"""
 
 
 def _requests(candidate: Candidate) -> list[ScoreRequest]:
@@ -91,7 +91,7 @@ def _requests(candidate: Candidate) -> list[ScoreRequest]:
 
 
 class _Recorder:
-    """Scores candidates, counts what that costs, and writes the history in the order of asking."""
+    """Scores candidates, counts their cost, and writes the history in the order of asking."""
 
     def __init__(
         self, problem: Problem, objective: Objective, stream: TextIO, progress: Progress
@@ -127,7 +127,7 @@ class _Recorder:
     def _scores(
         self, candidates: Sequence[Candidate], iteration: int, remaining: int
     ) -> list[list[Score]]:
-        """Return scores by candidate and document, and show how they come."""
+        """Return scores by candidate and document, and show progress."""
         composed = {c.individual: self.problem.compose(c.individual) for c in candidates}
         requests = [request for c in candidates for request in _requests(c)]
         units = [
@@ -179,13 +179,13 @@ class _Recorder:
         LOGGER.warning("candidate %d ranks last: its loss on %s is %s", self.count, unit, worst.nll)
 
     def _spend(self, candidate: Candidate) -> None:
-        """Count the tokens of what was not scored before."""
+        """Count the tokens of requests that were not scored before."""
         new = set(_requests(candidate)) - self._counted
         self.scored_tokens += self._cost(new)
         self._counted |= new
 
     def _cost(self, requests: Iterable[ScoreRequest]) -> int:
-        """Return the tokens that pieces count as."""
+        """Return the cost of requests in tokens."""
         return sum(
             (GRADIENT_COST if slope else 1) * self.objective.tokens(document)
             for _, document, slope in requests
@@ -200,10 +200,10 @@ def _perplexity(scores: Sequence[Score]) -> float:
 def _with_provenance(
     algorithm: Algorithm, recorder: _Recorder, provenance: Mapping[str, str | int | float]
 ) -> RopeFactors:
-    """Return the best factors with what they cost, and their perplexity without start tokens.
+    """Return the best factors with their cost and their perplexity without start tokens.
 
-    No export format can express start tokens, so what they are worth must be known; the scored tokens
-    include what that costs, those of the history's last line do not.
+    No export format can express start tokens, so the perplexity without them is recorded; the scored tokens
+    include its cost, those of the history's last line do not.
     """
     result = algorithm.best
     if not math.isfinite(result.loss):

@@ -68,7 +68,7 @@ def draw_texts(
 
 
 def _turns(rooms: Sequence[int], count: int) -> list[tuple[int, int]]:
-    """Return at most `count` pairs of turn and document: all have a turn before one has its next.
+    """Return at most `count` pairs of turn and document, in rounds over all documents.
 
     A document has as many turns as it has room for stretches.
     """
@@ -92,7 +92,7 @@ def _apart(
 def stretch(
     store: TokenStore, document: int, first: int, end: int, begin: Sequence[int] = ()
 ) -> Text:
-    """Return tokens first..end of one document behind `begin`; all count that have something before them."""
+    """Return tokens first..end of one document behind `begin`; every token with a predecessor counts."""
     key = {"document": document, "begin": first, "end": end}
     text = store.document(document, first, end)
     tokens = np.concatenate([np.array(begin, dtype=np.int64), text])
@@ -181,9 +181,9 @@ class Objective:
         return Unit(factors, self._texts[document], gradient)
 
     def scores(self, units: Sequence[Unit], done: Callable[[int], None] = _ignore) -> list[Score]:
-        """Return the scores of units; `done` is told the position of each when its score is remembered.
+        """Return the scores of units; `done` is called with each position once its score is remembered.
 
-        Of equal units one is scored, and `done` is told of it alone.
+        Of equal units one is scored, and `done` is called for it alone.
         """
         names = [json.dumps(_key(unit), sort_keys=True) for unit in units]
         distinct = {name: position for position, name in enumerate(names)}
@@ -227,7 +227,7 @@ class Objective:
 
 
 def _key(unit: Unit) -> Mapping[str, Any]:
-    """Return what a unit's score is remembered under."""
+    """Return a unit's key in the score memory."""
     derivatives = {"gradient": "factors, attention scale"} if unit.gradient else {}
     return {**unit.text.key, **unit.factors.identity(), **derivatives}
 

@@ -1,4 +1,4 @@
-"""The progress bar of a search: tokens as the search counts them, with what is found so far."""
+"""The progress bar of a search: tokens as the search counts them, with the best perplexity so far."""
 
 from typing import Any, Self
 
@@ -26,7 +26,7 @@ class Progress:
         self._bar.close()
 
     def begin(self, iteration: int, num_tokens: int, num_candidates: int, remaining: int) -> None:
-        """Estimate that what remains costs as much a candidate as this iteration or the one before.
+        """Estimate the remaining cost from the cost per candidate of this iteration or the one before.
 
         The larger of the two estimates is used, since some iterations score few documents.
 

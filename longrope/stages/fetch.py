@@ -1,4 +1,4 @@
-"""Everything that downloads: documents in packages, hub files at a pinned revision, multiple-choice items.
+"""Downloads: documents in packages, hub files at a pinned revision, multiple-choice items.
 
 Produces  documents/...   text, JSON-lines or Parquet files of a corpus
           model files     config, tokenizer and safetensors of a hub model
@@ -27,7 +27,7 @@ from longrope.settings.nodes import FetchNode, HubFetch, ItemsFetch, PackageFetc
 
 
 def run(settings: FetchNode, inputs: Inputs, out: Path, runtime: Runtime) -> None:
-    """Fetch one thing."""
+    """Run the download that the settings describe."""
     del inputs
     runtime.packages.mkdir(parents=True, exist_ok=True)
     if isinstance(settings, PackageFetch):
@@ -63,7 +63,7 @@ def _package(settings: PackageFetch, out: Path, folder_of_packages: Path) -> Non
 
 
 def _hub_model(settings: HubFetch, out: Path) -> None:
-    """Fetch a model; what its config.json rules out is refused before its weights are downloaded."""
+    """Fetch a model; check its config.json before its weights are downloaded."""
     # A folder of its own: out of reach of the hub, its library takes a folder with files in it for complete.
     first = out / "_config"
     _snapshot(settings.model_copy(update={"files": ["*.json"]}), first, "model")
@@ -77,7 +77,7 @@ def _hub_model(settings: HubFetch, out: Path) -> None:
 
 @contextlib.contextmanager
 def _named(settings: HubFetch) -> Iterator[None]:
-    """Put the model's name on the hub before a refusal of its files."""
+    """Prefix a refusal of a model's files with its name on the hub."""
     try:
         yield
     except UserError as error:
@@ -94,12 +94,12 @@ def _hub_dataset(settings: HubFetch, out: Path) -> None:
 
 
 def _patterns(entry: str) -> tuple[str, str]:
-    """Return what an entry may stand for: a file or files, or all that lies in a folder."""
+    """Return the patterns of an entry: a file or files, or a folder's content."""
     return entry, f"{entry.rstrip('/')}/*"
 
 
 def _chosen(settings: HubFetch, entry: str, names: Sequence[str]) -> list[str]:
-    """Return the files of a hub repository that an entry of `source.files` stands for."""
+    """Return the files of a hub repository that match an entry of `source.files`."""
     itself, inside = ([n for n in names if fnmatchcase(n, p)] for p in _patterns(entry))
     try:
         return readable(itself or inside, whole_folder=not itself)
@@ -140,7 +140,7 @@ def _dataset_files(settings: HubFetch) -> list[str]:
 
 @contextlib.contextmanager
 def _hub_errors_as_sentences(settings: HubFetch, repo_type: str) -> Iterator[None]:
-    """Turn the hub's errors into sentences."""
+    """Convert the hub's errors to UserError."""
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     repo = settings.repo

@@ -109,7 +109,7 @@ def _watch(
 def _write(
     model: PreTrainedModel, trained: Trained, factors: RopeFactors, tokenizer: Path, out: Path
 ) -> None:
-    """Write what the stage produces; the weights may lie beside the model that they are of."""
+    """Write model, tokenizer, factors and log; gathered weights replace the model's."""
     model.save_pretrained(out / "model", state_dict=trained.weights)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         source = tokenizer / name
@@ -151,7 +151,7 @@ def _rows(
 
 
 def _supply(what: str, length: int, num_rows: float, available: int) -> str:
-    """Return how often a run goes through its documents, in words."""
+    """Describe how many epochs of its documents a run takes."""
     return (
         f"{num_rows:,.0f} {what} of {length:,} tokens, of {available:,} that the documents fill: "
         f"{num_rows / available:.2f} epochs"
@@ -165,7 +165,7 @@ def _say(line: str) -> None:
 
 
 def _mix(settings: FinetuneNode, model: Input) -> Mix:
-    """Return what the rows of text are."""
+    """Return the specification of the training rows."""
     training = settings.training
     config = load_config(model_folder(model), **config_changes(settings))
     return Mix(

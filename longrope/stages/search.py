@@ -54,7 +54,7 @@ def _with_held_out(
     pool: Pool,
     begin: tuple[int, ...],
 ) -> RopeFactors:
-    """Return factors with their perplexity on documents that no search sees, the same for all seeds."""
+    """Return factors with their perplexity on held-out documents, the same for all seeds."""
     tokens = inputs["held_out"]
     assert settings.num_held_out is not None, "a study says it"
     objective = objective_on(

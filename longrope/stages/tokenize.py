@@ -23,7 +23,7 @@ from longrope.settings.sources import Share
 
 
 def run(settings: TokenizeNode, inputs: Inputs, out: Path, runtime: Runtime) -> Facts:
-    """Tokenize the documents of one split of a corpus; return what its rows were like."""
+    """Tokenize the documents of one split of a corpus; return counts of its rows."""
     del runtime
     check_special_ids(inputs["tokenizer"].path)
     encoder = load_encoder(inputs["tokenizer"].path)

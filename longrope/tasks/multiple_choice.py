@@ -31,7 +31,7 @@ SAMPLED_SUBJECTS = ("college_computer_science", "jurisprudence", "econometrics",
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """How lm-eval runs a task, and what a guess scores."""
+    """Definition, metric and chance score of one lm-eval task."""
 
     folder: str
     """folder of its definition among lm-eval's tasks"""
@@ -167,7 +167,7 @@ def select_items(name: str, dataset: Path, max_items: int | None) -> Sample:
 
 
 def share_items(available: Mapping[str, int], num_items: int) -> dict[str, int]:
-    """Return how many items each subject gives, as evenly as their sizes allow."""
+    """Return the number of items per subject, as even as their sizes allow."""
     order = [name for name in SAMPLED_SUBJECTS if name in available]
     others = sorted(available.keys() - set(order))
     while others and sum(available[name] for name in order) < num_items:
@@ -182,7 +182,7 @@ def share_items(available: Mapping[str, int], num_items: int) -> dict[str, int]:
 
 
 def describe_items(sample: Sample, origin: Mapping[str, Any], few_shot: int) -> str | None:
-    """Return what the evaluated items are, or nothing if they are the whole dataset."""
+    """Describe the evaluated items; None if they are the whole dataset."""
     sampled = sample.num_items < sample.num_available
     if origin["genuine"] and not sampled:
         return None
@@ -224,7 +224,7 @@ def _language_model(model: Any, tokenizer: Any, max_length: int, begin: Sequence
     from lm_eval.models.huggingface import HFLM
 
     class Prompted(HFLM):  # type: ignore[misc]
-        """Puts the ids before every prompt itself, and keeps them where a prompt is cut on the left."""
+        """Language model that prepends the BOS ids to every prompt, also where it is cut on the left."""
 
         def tok_encode(self, string: str, *_: Any, **__: Any) -> list[int]:
             ids: list[int] = self.tokenizer.encode(string, add_special_tokens=False)

@@ -24,7 +24,7 @@ from longrope.store.score_memory import ScoreMemory
 def evaluate(
     evaluated: EvaluatedModel, settings: EvaluateNode, inputs: Inputs, runtime: Runtime
 ) -> list[dict[str, Any]]:
-    """Return one row per length and depth: how many trials, how many right."""
+    """Return one row per length and depth, with its trials and correct answers."""
     task = settings.task
     assert isinstance(task, PasskeySettings) and settings.seed is not None
     tokenizer = load_encoder(inputs["tokenizer"].path)

@@ -1,1 +1,1 @@
-"""Fine-tuning: rows, the Trainer, division among processes, memory savings, what it records."""
+"""Fine-tuning: rows, the Trainer, division among processes, memory savings, and records."""

@@ -18,7 +18,7 @@ from longrope.errors import UserError
 from longrope.settings.training import LoraSettings
 
 BASE = ".base_layer"
-"""where peft puts a layer that has an adapter"""
+"""name under which peft holds a layer that has an adapter"""
 ADAPTER = "default"
 """peft's name of the one adapter"""
 
@@ -58,7 +58,7 @@ def add_adapters(model: PreTrainedModel, lora: LoraSettings, *, seed: int) -> No
 
 
 def merged(weights: Mapping[str, Tensor], lora: LoraSettings) -> dict[str, Tensor]:
-    """Return the weights of a model without adapters that computes what the one with them does.
+    """Return plain weights with the adapters merged in.
 
     Args:
         weights: of the model with adapters, by name.
@@ -80,7 +80,7 @@ def merged(weights: Mapping[str, Tensor], lora: LoraSettings) -> dict[str, Tenso
 
 
 def remove_adapters(model: PreTrainedModel) -> None:
-    """Put the layers back that adapters were put on, without what these have learned."""
+    """Restore the original layers and discard the adapters."""
     bases = {name: layer for name, layer in model.named_modules() if name.endswith(BASE)}
     for name, layer in bases.items():
         model.set_submodule(name.removesuffix(BASE), layer)

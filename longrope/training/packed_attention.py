@@ -22,14 +22,14 @@ from longrope.models.rotary import LongRopeRotary, RowPositions
 
 @dataclass(frozen=True)
 class Packed(RowPositions):
-    """Where the tokens of a batch stand, and which of the whole rows' tokens attend to each other."""
+    """Positions of a batch's tokens, and the segments of its rows, which attend to themselves."""
 
     lengths: tuple[tuple[int, ...], ...]
     """of each row: tokens of its pieces, in order, which add up to T"""
 
     @classmethod
     def of(cls, positions: Tensor, piece_lengths: Tensor, places: Tensor) -> "Packed":
-        """Return what the batch of a process is.
+        """Return the positions and segments of one process's batch.
 
         Args:
             positions: of whole rows, shape (B, T); 0 where a piece begins and nowhere else.
@@ -48,7 +48,7 @@ def _lengths(positions: Tensor) -> tuple[int, ...]:
 
 @contextmanager
 def attention_within_segments(rotary: LongRopeRotary, implementation: str) -> Iterator[None]:
-    """Let an implementation of attention heed `rotary.row_positions` while the context lasts.
+    """Make an attention implementation respect `rotary.row_positions` while the context lasts.
 
     It keeps its name, because that is how Ulysses finds it, and masks are made by name too.
 

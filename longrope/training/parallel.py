@@ -1,4 +1,4 @@
-"""Fine-tuning over several processes: who works on which tokens, and what DeepSpeed is told.
+"""Fine-tuning over several processes: the division of tokens, and DeepSpeed's configuration.
 
 A job has W processes. S neighbours share each row (Ulysses sequence parallelism): each holds T / S of its
 tokens, and in attention a share of its heads for all tokens. The W / S groups work on different rows. ZeRO
@@ -46,7 +46,7 @@ class Layout:
         Args:
             parallel: what is asked for.
             text_length: tokens per row.
-            model_config: words of the model's config.json.
+            model_config: content of the model's config.json.
 
         Raises:
             UserError: if the job's processes cannot form groups of the size asked for, or those of a group
@@ -70,7 +70,7 @@ class Layout:
 
     @property
     def uses_deepspeed(self) -> bool:
-        """Whether there is anything to divide or to move."""
+        """Whether weights or optimizer are divided or offloaded."""
         return self.offload != "none" or (self.zero_stage > 0 and self.world_size > 1)
 
     @property
@@ -84,13 +84,13 @@ class Layout:
 
     @property
     def name(self) -> str:
-        """Name of the checkpoints' folder: those of one layout are of no use to another."""
+        """Name of the checkpoints' folder: checkpoints of one layout do not fit another."""
         if not self.uses_deepspeed and self.world_size == 1:
             return "_checkpoints"
         return f"_checkpoints-zero{self.zero_stage}-{self.world_size}x{self.group_size}"
 
     def accumulation(self, batch_size: int, micro_batch_size: int) -> int:
-        """Return how many micro-batches of each group make an optimizer step.
+        """Return the number of micro-batches per group in an optimizer step.
 
         Raises:
             UserError: if the batch cannot be divided like this.
@@ -106,7 +106,7 @@ class Layout:
 
 
 def deepspeed_config(layout: Layout, *, autocast: bool, pinned: bool) -> dict[str, Any]:
-    """Return DeepSpeed's configuration; what the Trainer knows better is left to it (`auto`).
+    """Return DeepSpeed's configuration; values that the Trainer derives are `auto`.
 
     Weights, gradients and optimizer are float32 as in training on one device, also while they travel, and
     bfloat16 is autocast: DeepSpeed's own bfloat16 mode would round the weights that are written at the end.
@@ -188,7 +188,7 @@ def sequence_parallelism(layout: Layout, attention: str) -> Any:
 
 
 def choose_attention(model: PreTrainedModel, *, dtype: str) -> str:
-    """Let a model use flash-attn where it is installed and can work; return what the model uses."""
+    """Select flash-attn where it is installed and supported; return the implementation in use."""
     if torch.cuda.is_available() and dtype == "bfloat16" and is_flash_attn_2_available():
         model.set_attn_implementation("flash_attention_2")
     return str(model.config._attn_implementation)
@@ -213,9 +213,9 @@ class MicroBatchSampler(Sampler[list[int]]):
 
 
 class RowShards(Dataset[dict[str, Tensor]]):
-    """The piece of every row that this process works on, with the targets of its tokens.
+    """The shard of every row for this process, with the targets of its tokens.
 
-    Where tokens stand is told of the whole row, because attention needs it.
+    Positions cover the whole row, because attention needs them.
     """
 
     def __init__(self, rows: Dataset[dict[str, Tensor]], layout: Layout) -> None:

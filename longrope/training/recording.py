@@ -26,7 +26,7 @@ KINDS = {"loss": "log", "perplexity": "watched"}
 
 
 class Recorder(TrainerCallback):
-    """Measures every step, and shows what is known as soon as it is."""
+    """Measures every step and writes each entry as soon as it is known."""
 
     def __init__(self, folder: Path, *, tokens_per_step: int, curves: Path | None = None) -> None:
         """Write nothing yet.
@@ -54,7 +54,7 @@ class Recorder(TrainerCallback):
         self._began = 0.0
 
     def on_train_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        """Go on where the training does."""
+        """Resume at the step where the training resumes."""
         if not state.is_world_process_zero:
             return
         done = read_whole_lines(self._path("measured"))
@@ -70,7 +70,7 @@ class Recorder(TrainerCallback):
             self._writer = _writer(self._curves, state.global_step)
 
     def on_step_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        """Show what was found before the first step, then start the clock."""
+        """Write entries from before the first step, then start the clock."""
         self._show(state)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
@@ -91,7 +91,7 @@ class Recorder(TrainerCallback):
         self._add("measured", self.measured[-1])
 
     def on_log(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        """Show the loss of a step, and the perplexity if it was looked at."""
+        """Write the loss of a step, and the perplexity if it was measured."""
         self._show(state)
         if self._writer is not None:
             self._writer.flush()
@@ -102,7 +102,7 @@ class Recorder(TrainerCallback):
             self._writer.close()
 
     def _show(self, state: Any) -> None:
-        """Show what the Trainer's history has more than before."""
+        """Write new entries of the Trainer's history."""
         if not state.is_world_process_zero:
             return
         for entry in state.log_history[self._shown :]:
@@ -121,7 +121,7 @@ class Recorder(TrainerCallback):
         return self._folder / f"_{name}.jsonl"
 
 
-# What is measured ---------------------------------------------------------------------------------
+# Measurements -------------------------------------------------------------------------------------
 
 
 def memory() -> dict[str, float]:
@@ -149,7 +149,7 @@ def line_of(entry: dict[str, Any]) -> str:
 
 
 def begin(path: Path, entries: Iterable[dict[str, Any]]) -> None:
-    """Have a file hold these lines alone; none of nothing."""
+    """Overwrite a file with these lines; delete it if there are none."""
     text = "".join(map(line_of, entries))
     if text:
         write_text(path, text)
@@ -169,7 +169,7 @@ def read_whole_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def points(name: str, entry: dict[str, Any]) -> list[tuple[str, float]]:
-    """Return the tags and values under which TensorBoard has a line of a file."""
+    """Return the TensorBoard tags and values of one entry."""
     if name == "watched":
         values = {f"watched/perplexity_{entry['length']}": entry["perplexity"]}
     else:
@@ -182,6 +182,6 @@ def _writer(folder: Path, step: int) -> Any:
     """Return a writer of curves that go on behind a step."""
     from torch.utils.tensorboard import SummaryWriter
 
-    # What an earlier attempt wrote from there on is not shown; perplexity has a step 0.
+    # Entries of an earlier attempt from there on are left out; perplexity has a step 0.
     again = step + 1 if step else 0
     return SummaryWriter(str(folder), purge_step=again)

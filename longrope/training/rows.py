@@ -1,4 +1,4 @@
-"""Rows that a model is fine-tuned on: text of documents and passkey prompts, also at other positions.
+"""Rows that a model is fine-tuned on: text of documents and passkey prompts, optionally at other positions.
 
 A row has `input_ids` and `labels`, shape (T,). One whose tokens stand elsewhere than at 0, 1, 2, ... also has
 `positions`, shape (T,), which are 0 where a piece begins and nowhere else, and `piece_length`: 0, or the
@@ -62,7 +62,7 @@ class _Whole:
         return len(self._places)
 
     def segments(self, number: int) -> list[NDArray[np.int64]]:
-        """Return a row, which is one piece."""
+        """Return a row as one segment."""
         document, begin = self._places[number]
         body = self._store.document(document, begin, begin + self._body)
         return [_joined(self._mix.begin, body, [self._mix.end_token])]
@@ -81,10 +81,10 @@ class _Stream:
         self._mix = mix
         self._extra = len(mix.begin) + 1
         self._ends = np.cumsum(store.lengths[documents] + self._extra)
-        """where each document ends in the stream, tokens"""
+        """end of each document in the stream, tokens"""
         self._room = mix.text_length - len(mix.begin)
         self._begins = list(self._row_begins())
-        """where each row begins in the stream, behind its BOS"""
+        """begin of each row in the stream, behind its BOS"""
 
     def __len__(self) -> int:
         return len(self._begins)
@@ -102,7 +102,7 @@ class _Stream:
             at += self._room
 
     def segments(self, number: int) -> list[NDArray[np.int64]]:
-        """Return what a row holds of each of its documents, BOS included."""
+        """Return a row's segments, one per document, BOS included."""
         begin = self._begins[number]
         end = begin + self._room
         first = int(np.searchsorted(self._ends, begin, side="right"))
@@ -111,7 +111,7 @@ class _Stream:
         return [_joined(self._mix.begin, opening), *others]
 
     def _piece(self, place: int, begin: int, end: int) -> NDArray[np.int64]:
-        """Return what lies between two tokens of the stream of the document at a place in it."""
+        """Return the part of one document between two tokens of the stream."""
         document = int(self._documents[place])
         size = int(self._store.lengths[document]) + self._extra
         start = int(self._ends[place]) - size
@@ -156,7 +156,7 @@ class Chunks(Dataset[dict[str, torch.Tensor]]):
 
     @property
     def num_available(self) -> int:
-        """How many rows of text the documents fill: those of an epoch."""
+        """Number of rows of text in an epoch."""
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -190,7 +190,7 @@ def _packed(store: TokenStore, mix: Mix) -> _Stream:
 
 
 def _shuffled(index: int, count: int, seed: int) -> int:
-    """Return which of `count` places comes at an index of the run; each comes once an epoch."""
+    """Return the shuffled place for an index of the run; every place comes once an epoch."""
     epoch, position = divmod(index, count)
     return int(np.random.default_rng([seed, 0, epoch]).permutation(count)[position])
 
@@ -223,7 +223,7 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
 
     @property
     def num_available(self) -> int:
-        """How many windows the documents fill: those of an epoch."""
+        """Number of windows in an epoch."""
         return len(self._whole) + len(self._stream)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -286,7 +286,7 @@ def skipping_positions(
 
 
 class Mixed(Dataset[dict[str, torch.Tensor]]):
-    """Long rows, and rows of short pieces, each of which knows nothing of the others.
+    """Long rows, mixed with rows of short pieces that do not attend to each other.
 
     A row of pieces is some windows of the original length one after the other, each of one piece or more.
 

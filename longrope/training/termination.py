@@ -1,4 +1,4 @@
-"""SIGTERM during a training: kept in mind until its state is saved, then obeyed.
+"""Deferred SIGTERM: a training saves its state before it ends.
 
 Slurm sends it before a time limit and at `scancel`, torchrun passes it on to its processes.
 """

@@ -1,6 +1,6 @@
-"""Losses and MLPs of a long row tile by tile, and what checkpointing keeps moved to main memory.
+"""Tiled losses and MLPs of long rows, and offloading of checkpointed activations to main memory.
 
-A tile is a stretch of tokens, and the large values of one tile are there at a time. Its logits become a loss
+A tile is a stretch of tokens; the large values of only one tile exist at a time. Its logits become a loss
 and gradients in the forward pass and are forgotten; the inner values of its MLP are computed again in the
 backward pass. Letters of shapes: B rows, T tokens of this process, H hidden size.
 
@@ -69,7 +69,7 @@ def _summed_loss(
 
 
 class _TiledLoss(torch.autograd.Function):
-    """The summed loss whose gradients are found in the forward pass, while a tile's logits are there.
+    """Summed loss whose gradients are computed in the forward pass, while a tile's logits exist.
 
     The gradient of a loss by its logits is softmax minus one-hot, and needs a factor from the backward pass
     and nothing else. So no product of the head is computed twice.
@@ -81,7 +81,7 @@ class _TiledLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, length: int
     ) -> Tensor:
-        """Return the loss of hidden states (B, T, H) with targets (B, T), and keep its gradients."""
+        """Return the loss of hidden states (B, T, H) with targets (B, T), and store its gradients."""
         like = zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
         gradients = [torch.zeros_like(x) if x is not None and need else None for x, need in like]
         loss = hidden.new_zeros((), dtype=torch.float32)
@@ -94,7 +94,7 @@ class _TiledLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *factors: Tensor) -> Any:
-        """Return the kept gradients times that of the loss."""
+        """Return the stored gradients times that of the loss."""
         gradients = [None if x is None else x * factors[0] for x in ctx.saved_tensors]
         return (*gradients, None, None)
 
@@ -107,7 +107,7 @@ def _add_tile(
     gradients: list[Tensor | None],
     place: slice,
 ) -> Tensor:
-    """Return the loss of a tile's states (N, H), N = B * tile; add to the gradients found so far."""
+    """Return the loss of a tile's states (N, H), N = B * tile; add to the accumulated gradients."""
     # in float32, or bfloat16 would round every loss to two digits
     likely = functional.linear(states, weight, bias).float().log_softmax(-1)
     ignored = targets == IGNORED

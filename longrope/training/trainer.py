@@ -69,7 +69,7 @@ def train(
     parallel: ParallelSettings = DEFAULT,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
-    """Train in place; resumes from checkpoints in `work`, of a job of as many processes.
+    """Train in place; resume from checkpoints in `work` of a job of as many processes.
 
     Args:
         model: with its rotary embedding installed, on the CPU.
@@ -121,7 +121,7 @@ def train(
 
 
 class _RowTrainer(Trainer):
-    """A Trainer that takes rows in the data set's own order, and pieces of rows where they are shared."""
+    """Trainer that takes rows in the data set's order, and shards of rows where they are shared."""
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ class _RowTrainer(Trainer):
 
 
 def refuse_divergence(logs: Mapping[str, float], *, step: int, saved_step: int) -> None:
-    """Refuse to go on with a loss or a gradient norm that is no number.
+    """Stop a training whose loss or gradient norm is not finite.
 
     Args:
         logs: `loss` and `grad_norm` of one step.
@@ -259,7 +259,7 @@ def refuse_divergence(logs: Mapping[str, float], *, step: int, saved_step: int) 
 
 
 def _placeable(model: PreTrainedModel, rows: Dataset[dict[str, Tensor]]) -> LongRopeRotary | None:
-    """Return the rotary embedding that is told where tokens stand, None if rows do not say it."""
+    """Return the rotary embedding if rows have positions, else None."""
     if "positions" not in rows[0]:
         return None
     rotary = model.base_model.rotary_emb
@@ -269,7 +269,7 @@ def _placeable(model: PreTrainedModel, rows: Dataset[dict[str, Tensor]]) -> Long
 
 
 class _Progress(ProgressCallback):
-    """The Trainer's bar, which reckons the time left from the steps of this start alone."""
+    """Progress bar that estimates the time left from the steps since this start."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.current_step = state.global_step
@@ -280,7 +280,7 @@ class _Progress(ProgressCallback):
 
 
 class _SharedCheckpoints(TrainerCallback):
-    """Lets whoever shares the store resume: safetensors creates files for their owner alone."""
+    """Makes checkpoints readable for all users of the store; safetensors restricts files to their owner."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -315,7 +315,7 @@ def _options(
 
 
 def _checkpointing() -> str:
-    """Return the argument's name: transformers renamed it between 5.17 and 5.23, and 6 drops the old one."""
+    """Return the argument's name: renamed in transformers between 5.17 and 5.23, the old one dropped in 6."""
     names = {field.name for field in fields(TrainingArguments)}
     return (
         "activation_checkpointing"
@@ -325,7 +325,7 @@ def _checkpointing() -> str:
 
 
 def _recipe(settings: TrainingSettings, layout: Layout) -> dict[str, Any]:
-    """Return what is trained how, and in which precision."""
+    """Return the Trainer's arguments of optimizer, schedule and precision."""
     schedule, autocast = settings.schedule, settings.dtype == "bfloat16"
     recipe = {
         "max_steps": settings.num_steps,

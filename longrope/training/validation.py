@@ -26,7 +26,7 @@ from longrope.rope.methods import closed_form
 
 
 class Watch(TrainerCallback):
-    """Measures before the first step, every so many steps, and after the last."""
+    """Callback that measures before the first step, every so many steps, and after the last."""
 
     def __init__(
         self,
@@ -69,18 +69,18 @@ class Watch(TrainerCallback):
         """step, length, number of documents and perplexity (None if not finite), once the training is over"""
 
     def on_train_begin(self, args: Any, state: Any, *_: Any, **named: Any) -> None:
-        """Measure what the training starts from."""
+        """Measure before the first step."""
         if state.global_step == 0:
             state.log_history += self.measure(0, named["model"])
 
     def on_step_end(self, args: Any, state: Any, *_: Any, **named: Any) -> None:
-        """Measure if it is time; the checkpoint of this step is written afterwards."""
+        """Measure if one is due; the checkpoint of this step is written afterwards."""
         step = state.global_step
         if step % self._every_steps == 0 or step == state.max_steps:
             state.log_history += self.measure(step, named["model"])
 
     def on_train_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        """Take what was measured out of the state."""
+        """Collect the measured entries from the state."""
         self.entries = [entry for entry in state.log_history if "perplexity" in entry]
 
     def measure(self, step: int, model: PreTrainedModel) -> list[dict[str, Any]]:
@@ -124,7 +124,7 @@ class Watch(TrainerCallback):
 def _measured(
     model: PreTrainedModel, rotary: LongRopeRotary, trained: RopeFactors
 ) -> Iterator[None]:
-    """Let a model in training give logits, and have it as it was afterwards."""
+    """Let a model in training return logits; restore it afterwards."""
     whole: Any = model
     head = whole.get_output_embeddings()
     # `longrope.training.tiling` hides the head's own method behind one that returns a loss

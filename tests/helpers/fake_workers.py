@@ -1,4 +1,4 @@
-"""Workers whose model is a few lines of Python: what a text says happens. No pytest: processes import it."""
+"""Workers without a model, controlled by the key of each text. No pytest: processes import it."""
 
 import contextlib
 import os

@@ -17,12 +17,12 @@ def kill() -> None:
 
 
 def terminate() -> None:
-    """Be told to end, as by Slurm before a time limit."""
+    """Send SIGTERM to this process, as Slurm does before a time limit."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def terminate_launcher() -> None:
-    """Have torchrun told to end, and wait until it has passed that on to this process.
+    """Send SIGTERM to torchrun, and wait until it has passed it on to this process.
 
     By a handler, not by `sigtimedwait`: any thread may take a signal that comes before the wait begins.
     """
@@ -43,7 +43,7 @@ def terminate_launcher() -> None:
 
 
 def fail() -> None:
-    """Make a mistake."""
+    """Raise an error."""
     raise RuntimeError("a mistake in one process of two")
 
 

@@ -129,7 +129,7 @@ def chunks(store: Path, length: int, num_rows: int) -> Chunks:
 
 
 def watch_of(case: dict[str, Any]) -> Watch | None:
-    """Return what looks at the model of a case every second step, if it names a token store."""
+    """Return the watch of a case, every second step, if it names a token store."""
     if case["watched"] is None:
         return None
     return Watch(
@@ -143,7 +143,7 @@ def watch_of(case: dict[str, Any]) -> Watch | None:
 
 
 def recorder_of(case: dict[str, Any]) -> Recorder | None:
-    """Return what writes curves of a case, if it names a folder for them."""
+    """Return the recorder of a case's curves, if it names a folder for them."""
     if case["curves"] is None:
         return None
     work, tokens = Path(case["work"]), case["length"] * case["settings"]["batch_size"]
@@ -194,7 +194,7 @@ def compute_node(case: dict[str, Any]) -> None:
 
 
 def forget_sequence_parallelism() -> None:
-    """Undo what DeepSpeed sets up once in a process: groups, and attention that is wrapped."""
+    """Undo DeepSpeed's setup of this process: groups, and wrapped attention."""
     from deepspeed.runtime.sequence_parallel import parallel_state_sp
     from deepspeed.utils import groups
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS

@@ -39,14 +39,14 @@ def interpreter(version: str) -> str | None:
 
 
 def requirements() -> list[str]:
-    """Return what the package asks for, by name, without torch, and what the tests need."""
+    """Return the requirements of the package without torch, and those of the tests, by name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = [text.split(">")[0].split("=")[0].strip() for text in project["dependencies"]]
     return [name for name in names if name not in LEFT_OUT] + list(FOR_TESTS)
 
 
 def test(version: str) -> str | None:
-    """Run the tests under one version; return what went wrong, or None."""
+    """Run the tests under one version; return the error, or None."""
     program = interpreter(version)
     if program is None:
         print(f"Python {version}: NOT TESTED, this machine has none that runs", flush=True)

@@ -45,7 +45,7 @@ def write_inputs(folder: Path) -> dict[str, Input]:
 
 
 def searched(folder: Path, inputs: dict[str, Input], workers: Workers) -> list[bytes]:
-    """Search in a folder of its own, with an empty score memory; return what it wrote."""
+    """Search in a new folder, with an empty score memory; return its files."""
     folder.mkdir()
     runtime = Runtime(folder / "store", folder, workers=workers)
     search.run(SETTINGS, inputs, folder, runtime)

@@ -91,7 +91,7 @@ def losses(values: Sequence[Sequence[float]]) -> list[list[Loss]]:
 
 
 def losses_under(candidates: Sequence[Candidate], loss: Landscape) -> list[list[Loss]]:
-    """Return what a loss says of candidates; its gradient, where wanted, is one of chance."""
+    """Return the losses of candidates, with random gradients where they ask for them."""
 
     def gradient(candidate: Candidate, document: int) -> tuple[float, ...]:
         derivatives = range(SPACE.num_pairs + 1)
@@ -120,7 +120,7 @@ def hill(individual: Individual, document: int) -> float:
 
 
 def noise(seed: int) -> Landscape:
-    """Return a loss that says nothing: a number drawn for each individual and document."""
+    """Return a loss of pure noise: a number drawn for each individual and document."""
 
     def loss(individual: Individual, document: int) -> float:
         entropy = (*individual.levels, individual.num_start_tokens, document, seed)
@@ -130,7 +130,7 @@ def noise(seed: int) -> Landscape:
 
 
 class Scripted:
-    """Asks what it is told to ask, whatever the losses; names the first as the best."""
+    """Asks for given groups, whatever the losses; its best is the first candidate."""
 
     def __init__(self, *groups: list[Candidate]) -> None:
         self.groups = groups

@@ -25,7 +25,7 @@ def manifest(commit=FIRST, dirty=False, torch="2.13.0", **other):
 
 
 class SmallStore:
-    """A fetched corpus, its tokens, a search, two evaluations; and one fetch nobody else reads."""
+    """A fetched corpus, its tokens, a search, two evaluations; and one fetch that no node reads."""
 
     def __init__(self, root: Path) -> None:
         self.folder = root / "results"

@@ -1,4 +1,4 @@
-"""What the tests of the rooms without torch use where there is none: see `make test-pythons`."""
+"""Substitutes for torch in the tests of the rooms without it: see `make test-pythons`."""
 
 import ast
 import importlib.util
@@ -114,7 +114,7 @@ def _needs(path: Path, seen: set[Path]) -> set[str]:
 
 
 def _imports(node: ast.AST) -> set[str]:
-    """Return the modules, or what is taken from them, of all imports outside functions."""
+    """Return the modules and names of all imports outside functions."""
     modules = set()
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):

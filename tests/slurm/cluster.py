@@ -105,7 +105,7 @@ class Job:
 
 
 class Cluster:
-    """The daemons of one cluster, and what the tests do to them."""
+    """The daemons of one cluster, to be started, stopped and killed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -160,7 +160,7 @@ class Cluster:
         kill_all(lambda process: _runs_on(process, self.folder, node))
 
     def node_state(self, node: str) -> str:
-        """Return what the controller thinks of a node."""
+        """Return the controller's state of a node."""
         return self.call("sinfo", "-h", "-n", node, "-p", "plain", "-o", "%T", check=False).strip()
 
     def jobs(self, folder: Path) -> list[Job]:
@@ -195,7 +195,7 @@ class Cluster:
         ]
 
     def log(self, node: str) -> str:
-        """Return what the slurmd of a node and its steps have logged."""
+        """Return the log of a node's slurmd and its steps."""
         return (self.folder / "log" / f"slurmd.{node}.log").read_text()
 
     def call(self, *command: str, check: bool = True) -> str:
@@ -346,7 +346,7 @@ def _runs_on(process: Path, folder: Path, node: str) -> bool:
 
 
 def kill_all(chosen: Callable[[Path], bool]) -> None:
-    """Kill every process that is chosen by its folder in /proc."""
+    """Kill every process whose folder in /proc is selected."""
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid() and chosen(process):
             with contextlib.suppress(ProcessLookupError):
@@ -354,7 +354,7 @@ def kill_all(chosen: Callable[[Path], bool]) -> None:
 
 
 def end_leftovers(folder: Path) -> None:
-    """Kill whatever still runs for a cluster in this folder, and take its configuration away."""
+    """Kill leftover processes of a cluster in this folder, and remove its configuration."""
     setting = f"SLURM_CONF={folder / 'etc' / 'slurm.conf'}".encode()
     kill_all(lambda process: setting in _environment(process))
     kill_all(lambda process: any(_runs_on(process, folder, node) for node in NODES))

@@ -1,4 +1,4 @@
-"""The search that the tests of failures disturb, and what must be true of it in the end."""
+"""The search that the tests of failures disturb, and the checks of its result."""
 
 import contextlib
 import shutil

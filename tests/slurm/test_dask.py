@@ -43,7 +43,7 @@ def documented(place: Workplace) -> str:
 
 
 def submitted(place: Workplace, cluster: Cluster) -> str:
-    """Submit the script, beside what a first run of its job left behind, and return the job's id."""
+    """Submit the script beside leftovers of an earlier run; return the job's id."""
     (place.folder / "search.sh").write_text(documented(place))
     place.plan("plan.json")
     witness, delay = place.folder / "witness.py", place.folder / "delay.py"
@@ -76,7 +76,7 @@ def wait_for_end(place: Workplace, cluster: Cluster, number: str) -> None:
 
 
 def said(place: Workplace, number: str) -> str:
-    """Return what the script printed."""
+    """Return the output of the script."""
     return (place.folder / f"slurm-{number}.out").read_text()
 
 

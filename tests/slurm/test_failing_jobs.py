@@ -1,4 +1,4 @@
-"""A job that dies, is too slow or too large, and a full disk: what was paid for is never lost."""
+"""A job that dies, is too slow or too large, and a full disk: finished work is never lost."""
 
 import shutil
 import signal

@@ -26,7 +26,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "one node": (2, {"parallel": {"sequence_parallel": 2}}),
     "two nodes": (1, {"parallel": {"sequence_parallel": 2, "zero_stage": 2}, "watch": WATCH}),
 }
-"""GPUs of a node of the machine, and what the fine-tuning is told"""
+"""GPUs of a node of the machine, and changes of the fine-tuning's settings"""
 
 
 def untrained(
@@ -69,7 +69,7 @@ def places(
 
 
 def log_of(place: Workplace) -> str:
-    """Return the end of what the fine-tuning said."""
+    """Return the end of the fine-tuning's output."""
     return "".join(path.read_text()[-3000:] for path in place.folder.glob("logs/finetune/*.log"))
 
 

@@ -1,4 +1,4 @@
-"""What graphviz makes of a graph, where graphviz is installed; nothing in the project needs it."""
+"""Drawing by graphviz where it is installed; nothing in the project needs it."""
 
 import re
 import shutil

@@ -32,7 +32,7 @@ def blocks(table: pd.DataFrame) -> str:
 
 
 def results(config: Path) -> str:
-    """Return what a user sees at the end of a run.
+    """Return the text printed at the end of a run.
 
     Raises:
         UserError: if the results of the configuration are not there.

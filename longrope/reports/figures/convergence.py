@@ -14,7 +14,7 @@ START_LABELS = {
     "mixed": "YaRN as the public code mixes it",
     "tuned": "factors of the fine-tuning",
 }
-"""what a search starts from -> what the legend calls it; ramps are called by their name"""
+"""origin of a search's start -> label in the legend; ramps have their name"""
 
 
 def figure(results: Results) -> Figure:

@@ -1,1 +1,1 @@
-"""Search algorithms. They ask for candidates and are told losses, and see no model."""
+"""Search algorithms with an ask/tell interface; they never see a model."""

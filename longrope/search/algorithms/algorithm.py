@@ -1,7 +1,7 @@
 """Ask/tell interface of the search algorithms, which never see the model.
 
 A candidate names the documents it wants to be scored on, so that an algorithm may score few documents at
-first. Deterministic for a seed and the losses told.
+first. Deterministic for a seed and given losses.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from longrope.search.algorithms.space import Individual
 
 @dataclass(frozen=True)
 class Candidate:
-    """An individual to score, where it comes from, and on what."""
+    """An individual to score, with its origin and its documents."""
 
     individual: Individual
     origin: str
@@ -44,19 +44,19 @@ class Best:
 
 
 class Algorithm(Protocol):
-    """One search: ask, score, tell, until `finished`."""
+    """Interface of one search: ask, score, tell, until `finished`."""
 
     @property
     def iteration(self) -> int:
-        """Tells so far."""
+        """Number of completed iterations."""
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing more to ask."""
+        """Whether all candidates have been asked for."""
 
     @property
     def remaining(self) -> int:
-        """Candidates whose losses are still to be told, those just asked for included; an estimate."""
+        """Estimated number of candidates without losses, those just asked for included."""
 
     @property
     def best(self) -> Best:
@@ -66,4 +66,4 @@ class Algorithm(Protocol):
         """Return the candidates of this iteration."""
 
     def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[Loss]]) -> None:
-        """Take the losses of what `ask` returned, by candidate and document."""
+        """Take the losses of the candidates that `ask` returned, by candidate and document."""

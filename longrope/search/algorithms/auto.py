@@ -1,4 +1,4 @@
-"""CMA-ES on a ramp's three variables; then on knots that bend the ramp found."""
+"""CMA-ES on a ramp's three variables, then on knots that bend the best ramp."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from longrope.settings.algorithms import AutoSettings
 
 
 class Auto(Ramping):
-    """CMA-ES on a ramp's three variables; then on knots that bend the ramp found."""
+    """CMA-ES on a ramp's three variables, then on knots that bend the best ramp."""
 
     def __init__(
         self, problem: Problem, settings: AutoSettings, num_documents: int, seed: int

@@ -10,7 +10,7 @@ from longrope.settings.algorithms import SELECTED, CmaSettings
 
 
 class Cma(Evolving):
-    """Knots that bend the best closed form."""
+    """CMA-ES on knots that bend the best closed form."""
 
     def __init__(
         self, problem: Problem, settings: CmaSettings, num_documents: int, seed: int

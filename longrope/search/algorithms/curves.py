@@ -33,7 +33,7 @@ class Curve(Protocol):
         """Return ln(factor) of every pair, shape (P,), at a point of shape (K,)."""
 
     def derivatives(self, point: Vector) -> Vector:
-        """Return those of ln(factor) of every pair by every variable, shape (P, K)."""
+        """Return d ln(factor) / d variable, shape (P, K)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class Ramp:
         return np.stack([by_middle, by_width, 0.25 * np.clip(place, 0.0, 1.0) * (height > 0)], 1)
 
     def _shape(self, point: Vector) -> tuple[Vector, float, float]:
-        """Return where pairs stand, 0 at the ramp's fast end and 1 at its slow end, its width, its height."""
+        """Return each pair's position on the ramp, 0 at its fast end to 1, its width and height."""
         middle, width = 0.5 * point[0], float(WIDTH * np.exp(0.7 * point[1]))
         height = max(float(np.log(self.scale) + 0.25 * point[2]), 0.0)
         return np.asarray(0.5 + (middle - self.log_turns) / width), width, height
@@ -85,7 +85,7 @@ class Knots:
 
     @property
     def num_variables(self) -> int:
-        """One per knot: what it adds to ln(factor)."""
+        """One per knot: its addition to ln(factor)."""
         return self.num_knots
 
     @property
@@ -99,7 +99,7 @@ class Knots:
         return self.start + self.basis @ point
 
     def derivatives(self, point: Vector) -> Vector:
-        """Return what each knot adds, wherever it is."""
+        """Return each knot's addition, which does not depend on the point."""
         del point
         return self.basis
 

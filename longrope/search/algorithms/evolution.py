@@ -1,7 +1,7 @@
 """The evolution of Ding et al. 2024 (arXiv:2402.13753), algorithms 1 and 2, as ask and tell.
 
 It sees no model: `ask` gives individuals to score, `tell` takes their losses. Every individual is valid and
-new by construction. Deterministic for a seed and the losses told; equal losses rank by order of asking.
+new by construction. Deterministic for a seed and given losses; equal losses rank by order of asking.
 """
 
 import math
@@ -44,23 +44,23 @@ class Generations:
 
     @property
     def finished(self) -> bool:
-        """Whether the first generation and all iterations have been told."""
+        """Whether the first generation and all iterations have losses."""
         return self.iteration > self.settings.num_iterations
 
     @property
     def remaining(self) -> int:
-        """Candidates still to be told, if the space has enough that are new."""
+        """Candidates without losses, if the space has enough unseen ones."""
         children = self.settings.num_mutations + self.settings.num_crossovers
         left = (self.settings.num_iterations + 1 - self.iteration) * children
         return left + (self.settings.population_size - children) * (self.iteration == 0)
 
     @property
     def best(self) -> Best:
-        """The best individual told so far."""
+        """The best scored individual so far."""
         return Best(self.parents[0].individual, self.parents[0].loss)
 
     def tell(self, candidates: Sequence[Candidate], losses: Sequence[Sequence[Loss]]) -> None:
-        """Take the losses of what `ask` returned; a loss that is not finite ranks last."""
+        """Take the losses of the candidates that `ask` returned; a loss that is not finite ranks last."""
         for candidate, row in zip(candidates, losses, strict=True):
             mean = float(np.mean([loss.value for loss in row]))
             ranked = mean if math.isfinite(mean) else math.inf
@@ -85,7 +85,7 @@ class Evolution(Generations):
         self._seen: set[Individual] = set()
 
     def ask(self) -> list[Candidate]:
-        """Return the individuals of this iteration that no earlier one has scored."""
+        """Return the unseen individuals of this iteration."""
         return self._first_generation() if self.iteration == 0 else self._next_generation()
 
     def _first_generation(self) -> list[Candidate]:

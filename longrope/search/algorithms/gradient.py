@@ -66,7 +66,7 @@ class Gradient(Ramping):
         return (yield from self.finish([("average", average), ("last", last)], start))
 
     def _descend(self, curve: Curve, start: Individual, begin: Vector) -> Points:
-        """Go down a curve by steps that shrink, and return every point but the first."""
+        """Descend on a curve by shrinking steps; return every point but the first."""
         point = np.zeros(self.num_variables(curve))
         point[: curve.num_variables] = begin
         adam = Adam(len(point))

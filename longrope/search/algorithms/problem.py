@@ -15,7 +15,7 @@ CLOSED_FORM_SEEDS = ("linear", "ntk", "yarn")
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A space of factors, on top of those that a model already has."""
+    """A space of factors that multiply those that a model already has."""
 
     space: Space
     geometry: Geometry

@@ -94,7 +94,7 @@ class Evolving(Scripted):
         return [self.on(curve, point, start) for point in (np.mean(late, 0), path[-1])]
 
     def finish(self, finalists: Sequence[tuple[str, Individual]], start: Individual) -> Script:
-        """Give what was found, best first, its start tokens, and select; `start` competes."""
+        """Choose start tokens for the finalists, best first, and select; `start` competes."""
         first = finalists[0][1]
         chosen = yield from self.start_tokens(first, self.batch_documents)
         number = chosen.individual.num_start_tokens

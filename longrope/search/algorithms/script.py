@@ -26,7 +26,7 @@ def means(rows: Rows) -> list[float]:
 
 
 class Scripted:
-    """Runs a script by ask and tell; a subclass gives `_script` and what it will cost."""
+    """Runs a script by ask and tell; a subclass defines `_script` and its number of candidates."""
 
     num_candidates: int
     """candidates of the whole script, about"""
@@ -55,7 +55,7 @@ class Scripted:
 
     @property
     def remaining(self) -> int:
-        """Candidates still to be told, about."""
+        """Estimated number of candidates without losses."""
         return 0 if self.finished else max(self.num_candidates - self._num_asked, 1)
 
     @property
@@ -64,7 +64,7 @@ class Scripted:
         return self._best
 
     def ask(self) -> list[Candidate]:
-        """Return what the script yielded last."""
+        """Return the candidates that the script yielded last."""
         assert self._asked is not None, "asked after the end"
         return self._asked
 
@@ -85,7 +85,7 @@ class Scripted:
             self._asked = None
             self._best = end.value
 
-    # What scripts share ---------------------------------------------------------------------------
+    # Shared by scripts ----------------------------------------------------------------------------
 
     def draw(self, count: int) -> tuple[int, ...]:
         """Return some documents at random."""
@@ -141,7 +141,7 @@ class Scripted:
         return (yield from self.pick(choices, self.draw(count)))
 
     def selection(self, choices: Mapping[Individual, str]) -> Script:
-        """Return the best of some individuals on all documents; if all fail, of all that did not."""
+        """Return the best of some individuals on all documents; if all fail, the best of all sound ones."""
         best = yield from self.pick(choices, self.documents)
         if math.isfinite(best.loss) or not self._sound:
             return best

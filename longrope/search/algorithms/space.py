@@ -38,7 +38,7 @@ class AttentionGrid:
     high: float
     step: float
     start: float
-    """what the seeds have, before rounding"""
+    """value of the seeds, before rounding"""
 
     @property
     def top(self) -> int:
@@ -104,7 +104,7 @@ class Space:
         return self.attention.scale(individual.attention_level) if self.attention else None
 
     def nearest(self, factors: Sequence[float], num_start_tokens: int = 0) -> Individual:
-        """Return the individual nearest to some factors: rounded, clipped, made non-decreasing.
+        """Return the individual nearest to some factors, rounded, clipped and made non-decreasing.
 
         Only those of searched pairs count.
         """
@@ -150,7 +150,7 @@ class Space:
     def _from_pair(
         self, parent: Individual, critical: int, generator: np.random.Generator
     ) -> tuple[int, ...]:
-        """Return the levels from another critical pair on; those the parent has not are drawn."""
+        """Return the levels from another critical pair on; missing ones are drawn."""
         missing = max(parent.critical_pair - critical, 0)
         drawn = generator.integers(self.bottom, parent.levels[0] + 1, missing)
         inherited = parent.levels[max(critical - parent.critical_pair, 0) :]
@@ -198,7 +198,7 @@ class Space:
         return Individual(_tuple(np.sort(chosen)), start, critical, attention)
 
     def _levels_from(self, critical: int, parent: Individual, other: Individual) -> Levels:
-        """Return one parent's levels from a pair on, those it has not taken from the other."""
+        """Return one parent's levels from a pair on, missing ones from the other."""
         missing = range(critical, parent.critical_pair)
         lent = [other.levels[pair - other.critical_pair] for pair in missing]
         return np.array([*lent, *parent.levels[max(critical - parent.critical_pair, 0) :]])

@@ -37,7 +37,7 @@ class Holder(WorkerPlugin):
         self._scorer = scorer
 
     def setup(self, worker: Any) -> None:
-        """Make the worker; called in every process of Dask's, also in those that come later."""
+        """Make the worker; Dask calls this in every process, also in later ones."""
         del worker
         self._scorer.set_up()
         self.worker = self._scorer.open()
@@ -67,7 +67,7 @@ class Cluster:
 
 @contextmanager
 def opened(scorer: Scorer, workers: Workers) -> Iterator[Cluster]:
-    """Give the workers of a scheduler.
+    """Open the pool of a scheduler's workers.
 
     Raises:
         UserError: if there is no scheduler, no worker comes, or one dies with the model half loaded.
@@ -120,7 +120,7 @@ def _connected(scheduler: Path) -> Iterator[Any]:
 
 
 class ClusterPlace:
-    """Room for units among Dask's workers; Dask itself chooses which of them gets one."""
+    """Slot for units among Dask's workers; Dask chooses the worker."""
 
     def __init__(
         self, client: Any, plugin: str, timeout: float | None, threads: ThreadPoolExecutor
@@ -142,12 +142,12 @@ class ClusterPlace:
         return took_longer if isinstance(error, TimeoutError) else None
 
     def give_up(self) -> None:
-        """Take back what is being scored."""
+        """Cancel the units in progress."""
         for future, _ in list(self._begun.values()):
             future.cancel(force=True)
 
     def hear(self, event: tuple[float, Any]) -> None:
-        """Log which units a worker had that is gone: Dask gives them to another by itself."""
+        """Log the units of a lost worker; Dask reassigns them."""
         _, message = event
         if isinstance(message, dict) and message.get("action") == "remove-worker":
             for name in message["processing-tasks"] & self._begun.keys():

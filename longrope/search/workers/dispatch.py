@@ -1,4 +1,4 @@
-"""Units to workers, longest first, and again where a worker was lost."""
+"""Dispatch of units to workers: longest first, repeated where a worker was lost."""
 
 import logging
 from collections import Counter, deque

@@ -1,4 +1,4 @@
-"""Where the units of a search are scored: in this process, by a process per GPU, or by workers of Dask.
+"""Pools that score the units of a search: this process, a process per GPU, or workers of Dask.
 
 Workers only compute; the process that asks is the one that remembers scores and writes files. No choice made
 here changes a score, so the order in which units come back is free.
@@ -28,7 +28,7 @@ class Pool(Protocol):
 
 @contextmanager
 def open_pool(settings: ScoringUse, model: Input, runtime: Runtime) -> Iterator[Pool]:
-    """Give the workers of a stage, which load its model when they are first asked for a score."""
+    """Open the workers of a stage, which load its model at their first unit."""
     workers = runtime.workers
     scorer = Scorer(
         folder=model_folder(model).absolute(),

@@ -35,7 +35,7 @@ class Processes:
 
 @contextmanager
 def opened(scorer: Scorer, workers: Workers) -> Iterator[Processes]:
-    """Give a pool of processes, and end them whatever they do."""
+    """Open a pool of processes, and end them at exit in any state."""
     devices = visible_devices()
     with ExitStack() as stack:
         places = []
@@ -47,7 +47,7 @@ def opened(scorer: Scorer, workers: Workers) -> Iterator[Processes]:
 
 
 def visible_devices() -> list[str]:
-    """Return what CUDA_VISIBLE_DEVICES would call each GPU of this process; none on a CPU."""
+    """Return the CUDA_VISIBLE_DEVICES name of each GPU of this process; none on a CPU."""
     import torch  # not above: processes that score fakes need it not
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -112,7 +112,7 @@ def _become_worker(scorer: Scorer, device: str | None) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait until the process that asks is gone, and go: nobody else would end one that hangs."""
+    """End this process when its parent is gone, or a hanging one would stay."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])

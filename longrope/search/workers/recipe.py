@@ -21,7 +21,7 @@ class Scorer:
     rope_scaling: str = "refuse"
 
     def set_up(self) -> None:
-        """Give a process that is a worker's own the threads of this recipe."""
+        """Set the threads of a dedicated worker process."""
         import torch
 
         torch.set_num_threads(self.threads)

@@ -22,7 +22,7 @@ class Text:
     tokens: NDArray[np.int64]
     """shape (T,), at least 2"""
     key: Mapping[str, Any]
-    """what tells its tokens and the counted ones from all others, in the score memory; JSON"""
+    """identifies its tokens and the counted ones in the score memory; JSON"""
     scored_from: int = 1
     """first predicted token whose loss counts, at least 1"""
 
@@ -42,7 +42,7 @@ class Unit:
     """whether the gradient is wanted as well"""
 
     def __str__(self) -> str:
-        """Return what a person needs to find it."""
+        """Describe the unit for a log."""
         return ", ".join(f"{name} {value}" for name, value in self.text.key.items())
 
 
@@ -65,7 +65,7 @@ class Score:
 
     @property
     def mean_gradient(self) -> tuple[float, ...] | None:
-        """Derivatives of the loss, where they were wanted."""
+        """Derivatives of the loss, where they were computed."""
         if self.gradient is None:
             return None
         return tuple(slope / self.num_tokens for slope in self.gradient)
