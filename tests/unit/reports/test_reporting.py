@@ -30,6 +30,7 @@ from results_folder import (
 from longrope.errors import UserError
 from longrope.plan.nodes import Node, Plan
 from longrope.reports import costs as costing
+from longrope.reports import products
 from longrope.reports import results as results_of
 from longrope.reports import tables as reporting
 from longrope.reports.figures import passkey, perplexity, style
@@ -403,8 +404,7 @@ def cells_of(markdown: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", ["perplexity", "passkey", "benchmarks", "cost"])
 def test_markdown_and_csv_of_one_table_say_the_same(results, tmp_path, name):
-    module = costing if name == "cost" else reporting
-    table = getattr(module, f"{name}_table")(results.results)
+    table = products.function(products.BY_NAME[name].table)(results.results)
     reporting.write_table(table, tmp_path / "t.csv", tmp_path / "t.md", note="A note.")
     markdown = (tmp_path / "t.md").read_text()
     assert markdown.startswith("A note.\n\n|")
