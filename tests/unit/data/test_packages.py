@@ -34,7 +34,7 @@ def index(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where archives are downloaded to."""
+    """The folder of downloaded archives."""
     (tmp_path / "packages").mkdir()
     return tmp_path / "packages"
 

@@ -1,4 +1,4 @@
-"""Which attention a training uses, on machines that pretend to have a GPU and flash-attn or not."""
+"""Tests of the attention that a training uses, where a GPU and flash-attn seem to be there or not."""
 
 import pytest
 import torch

@@ -28,7 +28,7 @@ def tokenizer():
 
 
 def answers(model, tokenizer, filler, length, depth, key):
-    """Whether the unscaled model writes the whole key of one prompt."""
+    """Return whether the unscaled model writes the whole key of one prompt."""
     prompt = build_prompt(tokenizer, filler, length=length, depth=depth, key=key)
     matches = greedy_matches(
         model,
