@@ -16,12 +16,13 @@ report: "workflow/report/workflow.rst"
 include: "rules/checks.smk"
 include: "rules/common.smk"
 include: "rules/launch.smk"
-include: "rules/fetch.smk"
-include: "rules/tokenize.smk"
-include: "rules/search.smk"
-include: "rules/finetune.smk"
-include: "rules/readjust.smk"
-include: "rules/evaluate.smk"
+
+
+for kind in nodes.KINDS:
+
+    include: f"rules/{kind}.smk"
+
+
 include: "rules/report.smk"
 
 

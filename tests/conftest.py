@@ -14,7 +14,8 @@ import hypothesis
 import pytest
 import torchless
 import workflow_runs
-from architectures import ARCHITECTURES
+
+from longrope.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
     import torch

@@ -12,16 +12,12 @@ from longrope.cost.shapes import OPTIMIZER_BYTES, Shape
 from longrope.errors import UserError
 from longrope.settings.hardware import Machine
 from longrope.settings.nodes import (
-    EvaluateNode,
     FinetuneNode,
+    ModelUse,
     NodeRuntime,
     NodeSettings,
-    ReadjustNode,
     ScoringUse,
-    SearchNode,
 )
-from longrope.settings.search import SearchMethod
-from longrope.settings.tasks import MULTIPLE_CHOICE_BATCH, MultipleChoiceSettings, Passes
 from longrope.settings.training import LoraSettings, ParallelSettings, divided_by_sharing
 
 MIB = 2**20
@@ -94,42 +90,23 @@ def estimate(work: Work, shape: Shape, machine: Machine) -> Estimate:
 # Scoring ------------------------------------------------------------------------------------------
 
 
-def _passes(settings: ScoringUse) -> list[Passes] | None:
-    """Return the passes of a node that scores; None where they depend on the documents."""
-    if isinstance(settings, SearchNode):
-        return _searches(settings.search, [settings.target_length], 0)
-    if isinstance(settings, ReadjustNode):
-        # The first of the attention scales is that of the search, and known.
-        return _searches(settings.search, settings.lengths, settings.num_attention_scales - 1)
-    assert isinstance(settings, EvaluateNode)
-    return settings.task.passes(settings.method)
-
-
-def _searches(search: SearchMethod, lengths: Sequence[int], more: int) -> list[Passes]:
-    """Return the search's documents, and those of the best candidate without start tokens."""
-    count = search.max_scorings() + (1 + more) * search.num_documents
-    return [Passes(count, length, length) for length in lengths]
-
-
 def _scoring(
     settings: ScoringUse, runtime: NodeRuntime, shape: Shape, machine: Machine
 ) -> Estimate:
     """Return the cost of passes on one device."""
-    passes = _passes(settings)
+    passes = settings.passes()
     if not passes:
         return Estimate(gpus=min(1, machine.gpus_per_node))
     longest, dtype = max(p.tokens for p in passes), settings.dtype
-    generates = isinstance(settings, EvaluateNode) and isinstance(
-        settings.task, MultipleChoiceSettings
-    )
+    prompts = settings.prompts_at_once
     held = (
-        shape.generation_bytes(MULTIPLE_CHOICE_BATCH * longest, dtype)
-        if generates
+        shape.generation_bytes(prompts * longest, dtype)
+        if prompts
         else shape.scoring_bytes(longest, runtime.chunk_length, dtype)
     )
     flops = sum(p.count * shape.forward_flops(p.tokens, p.logits) for p in passes)
     weights = shape.weight_bytes(dtype)
-    memory = _Memory("multiple_choice" if generates else "score", weights, lambda _: weights + held)
+    memory = _Memory("multiple_choice" if prompts else "score", weights, lambda _: weights + held)
     return Estimate(
         tokens=sum(p.count * p.tokens for p in passes),
         flops=flops,
@@ -284,11 +261,16 @@ LONGEST_MINUTES = 7 * 24 * 60
 """limit of many sites' partitions; a job that is cut off is resumed by its next attempt"""
 UNKNOWN_MINUTES = 1440
 """where the shape or the number of passes is not known"""
-UNKNOWN_MB = {"finetune": 256_000, "search": 64_000, "readjust": 64_000, "evaluate": 64_000}
-"""on a machine with GPUs, enough for a 7B model"""
+UNKNOWN_MB = {"finetune": 256_000}
+"""kind -> memory on a machine with GPUs, enough for a 7B model"""
+UNKNOWN_OTHER_MB = 64_000
+"""of all other kinds that load a model"""
 UNKNOWN_CPU_MB = 4000
-NO_GPU = {"fetch": (2000, 240), "tokenize": (4000, 240)}
-"""kinds that never use one -> MB and minutes; their cost depends on files that are not there yet"""
+NO_MODEL_MB = {"fetch": 2000}
+"""kind -> memory, if it loads no model; its cost depends on files that are not there yet"""
+NO_MODEL_OTHER_MB = 4000
+"""of all other kinds that load no model"""
+NO_MODEL_MINUTES = 240
 
 
 @dataclass(frozen=True)
@@ -316,12 +298,13 @@ def requirements(
     Raises:
         UserError: if a fine-tuning needs more memory than any GPUs that can divide it have.
     """
-    if work.kind in NO_GPU:
-        memory, minutes = NO_GPU[work.kind]
-        return Requirements(0, 1, memory * attempt, minutes * attempt)
+    if not isinstance(work.settings, ModelUse):
+        memory = NO_MODEL_MB.get(work.kind, NO_MODEL_OTHER_MB)
+        return Requirements(0, 1, memory * attempt, NO_MODEL_MINUTES * attempt)
     cost = estimate(work, shape, machine) if shape else Estimate()
     if cost.seconds is None or cost.host_bytes is None:
-        memory = UNKNOWN_MB[work.kind] if machine.gpus_per_node else UNKNOWN_CPU_MB
+        on_gpu = UNKNOWN_MB.get(work.kind, UNKNOWN_OTHER_MB)
+        memory = on_gpu if machine.gpus_per_node else UNKNOWN_CPU_MB
         gpus = min(1, machine.gpus_per_node)
         return Requirements(gpus, 1, memory * attempt, UNKNOWN_MINUTES * attempt)
     if isinstance(work.settings, FinetuneNode) and cost.gpus and not cost.fits:

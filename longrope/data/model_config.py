@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from longrope import reading
+from longrope.architectures import ARCHITECTURES
 from longrope.errors import UserError
 
-ARCHITECTURES = ("gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3")
-"""transformers' `model_type` of every supported architecture"""
 SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size"),
     *("num_hidden_layers", "num_attention_heads"),
@@ -117,14 +116,12 @@ def rope_block(config: Config) -> Config:
 
 def sliding_window(config: Config) -> int | None:
     """Return the window that some layer attends within, None if all layers see all tokens before them."""
-    kind = config["model_type"]
-    if kind in ("mistral", "phi3"):
-        window = config.get("sliding_window", 4096 if kind == "mistral" else None)
-    elif kind in ("qwen2", "qwen3") and config.get("use_sliding_window") and _windowed(config):
-        window = config.get("sliding_window", 4096)
-    else:
+    kind = ARCHITECTURES.get(config["model_type"])
+    window = kind.window if kind else None
+    if window is None or (window.by_layer and not _windowed(config)):
         return None
-    return window if isinstance(window, int) else None
+    length = config.get("sliding_window", window.default)
+    return length if isinstance(length, int) else None
 
 
 def pretrained_length(config: Config) -> tuple[str, int] | None:
@@ -163,7 +160,9 @@ def length_warning(config: Config, original_length: int) -> str | None:
 
 
 def _windowed(config: Config) -> bool:
-    """Return whether a Qwen model has a layer that uses its window."""
+    """Return whether a model whose layers differ has one that uses its window."""
+    if not config.get("use_sliding_window"):
+        return False
     layers = config.get("layer_types")
     if layers is not None:
         return "sliding_attention" in layers

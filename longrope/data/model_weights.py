@@ -6,12 +6,13 @@ supported architectures. None stands for a size that config.json does not determ
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from longrope import reading
+from longrope.architectures import ARCHITECTURES, Architecture, Width
 from longrope.errors import UserError
 
 Size = int | None
@@ -21,11 +22,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FLOATS = ("BF16", "F16", "F32", "F64")
 """safetensors' names of the types that weights may have"""
-PREFIXES = {"gpt_neox": "gpt_neox."}
-"""architecture -> prefix of all names but the head's, if not `model.`"""
 HEAD = "lm_head.weight"
-OLD_HEAD = "embed_out.weight"
-"""name of the head in files of GPT-NeoX, which transformers renames"""
 BUFFERS = re.compile(r"rotary_emb\.inv_freq$|attention\.(masked_)?bias$")
 """names that older versions of transformers saved although they are computed"""
 _HEADER_LIMIT = 100_000_000
@@ -50,10 +47,10 @@ def check_weights(folder: Path, config: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the file or the tensor.
     """
-    prefix = _prefix(config)
-    saved = {_full_name(name, prefix): tensor for name, tensor in read_headers(folder).items()}
+    kind = _architecture(config)
+    saved = {_full_name(name, kind): tensor for name, tensor in read_headers(folder).items()}
     expected = expected_shapes(config)
-    _require_layers(folder, config, saved, prefix)
+    _require_layers(folder, config, saved, kind.prefix)
     if config.get("tie_word_embeddings"):
         _untie(expected, saved)
     _require_no_quantised(folder, saved)
@@ -152,101 +149,77 @@ def _read_header(path: Path) -> dict[str, Tensor]:
 
 def expected_shapes(config: Mapping[str, Any]) -> dict[str, TensorShape]:
     """Return name and shape of every tensor of a model, as transformers builds it from a config.json."""
-    prefix = _prefix(config)
+    kind = _architecture(config)
     hidden, vocabulary = config["hidden_size"], config["vocab_size"]
-    embedding, last = "embed_tokens", "norm"
-    if config["model_type"] == "gpt_neox":
-        embedding, last = "embed_in", "final_layer_norm"
-    shapes: dict[str, TensorShape] = {f"{prefix}{embedding}.weight": (vocabulary, hidden)}
+    shapes: dict[str, TensorShape] = {f"{kind.prefix}{kind.embedding}.weight": (vocabulary, hidden)}
     layer = dict(_layer_shapes(config))
     for index in range(config["num_hidden_layers"]):
-        shapes |= {f"{prefix}layers.{index}.{name}": shape for name, shape in layer.items()}
-    shapes[f"{prefix}{last}.weight"] = (hidden,)
-    if config["model_type"] == "gpt_neox":
-        shapes[f"{prefix}{last}.bias"] = (hidden,)
+        shapes |= {f"{kind.prefix}layers.{index}.{name}": shape for name, shape in layer.items()}
+    shapes |= _norm_shapes(kind, f"{kind.prefix}{kind.final_norm}", hidden)
     return shapes | {HEAD: (vocabulary, hidden)}
 
 
 def _layer_shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, TensorShape]]:
     """Yield name and shape of every tensor of one decoder layer."""
-    hidden = config["hidden_size"]
-    kind = config["model_type"]
-    norms = ["input_layernorm", "post_attention_layernorm"]
-    yield from ((f"{norm}.weight", (hidden,)) for norm in norms)
-    if kind == "gpt_neox":
-        yield from ((f"{norm}.bias", (hidden,)) for norm in norms)
-    for name, rows, columns, biased in _matrices(config):
-        yield f"{name}.weight", (rows, columns)
-        if biased:
-            yield f"{name}.bias", (rows,)
-    if kind == "qwen3":
-        width = _head_width(config)
-        yield "self_attn.q_norm.weight", (width,)
-        yield "self_attn.k_norm.weight", (width,)
+    kind, widths = _architecture(config), _widths(config)
+    for norm in ("input_layernorm", "post_attention_layernorm"):
+        yield from _norm_shapes(kind, norm, widths["hidden"]).items()
+    for matrix in kind.matrices:
+        rows = _sum(widths[part] for part in matrix.rows)
+        yield f"{matrix.name}.weight", (rows, widths[matrix.columns])
+        if config.get(matrix.bias_key, matrix.bias):
+            yield f"{matrix.name}.bias", (rows,)
+    for norm in kind.head_norms:
+        yield from _norm_shapes(kind, norm, _head_width(config)).items()
 
 
-def _matrices(config: Mapping[str, Any]) -> Iterator[tuple[str, Size, Size, bool]]:
-    """Yield name, rows, columns and whether it has a bias, of every matrix of one decoder layer."""
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    queries, keys = _widths(config)
-    kind = config["model_type"]
-    biased = bool(config.get("attention_bias", kind == "gpt_neox"))
-    if kind == "gpt_neox":
-        yield "attention.query_key_value", _times(hidden, 3), hidden, biased
-        yield "attention.dense", hidden, hidden, biased
-        yield "mlp.dense_h_to_4h", inner, hidden, True
-        yield "mlp.dense_4h_to_h", hidden, inner, True
-        return
-    if kind == "phi3":
-        together = None if queries is None or keys is None else queries + 2 * keys
-        yield "self_attn.qkv_proj", together, hidden, False
-        yield "self_attn.o_proj", hidden, queries, False
-        yield "mlp.gate_up_proj", _times(inner, 2), hidden, False
-        yield "mlp.down_proj", hidden, inner, False
-        return
-    settled = {"qwen2": True, "mistral": False}
-    for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
-        yield f"self_attn.{name}", rows, hidden, settled.get(kind, biased)
-    yield "self_attn.o_proj", hidden, queries, kind != "qwen2" and settled.get(kind, biased)
-    inside = kind == "llama" and bool(config.get("mlp_bias"))
-    for name in ("gate_proj", "up_proj"):
-        yield f"mlp.{name}", inner, hidden, inside
-    yield "mlp.down_proj", hidden, inner, inside
+def _norm_shapes(kind: Architecture, name: str, width: Size) -> dict[str, TensorShape]:
+    parts = ("weight", "bias") if kind.norm_bias else ("weight",)
+    return {f"{name}.{part}": (width,) for part in parts}
 
 
-def _widths(config: Mapping[str, Any]) -> tuple[Size, Size]:
-    """Return the width of all query heads, and of all key heads."""
+def _widths(config: Mapping[str, Any]) -> dict[Width, Size]:
     heads, width = config["num_attention_heads"], _head_width(config)
-    # transformers' default where it is absent: one key head per query head in Llama and Phi-3
-    determined = "num_key_value_heads" in config or config["model_type"] in ("llama", "phi3")
-    pairs = config.get("num_key_value_heads") or (heads if determined else None)
-    return _times(heads, width), _times(pairs, width)
+    derived = "num_key_value_heads" in config or _architecture(config).key_heads_derived
+    key_heads = config.get("num_key_value_heads") or (heads if derived else None)
+    return {
+        "hidden": config["hidden_size"],
+        "inner": config["intermediate_size"],
+        "queries": _times(heads, width),
+        "keys": _times(key_heads, width),
+    }
 
 
 def _head_width(config: Mapping[str, Any]) -> Size:
     if config.get("head_dim"):
         return int(config["head_dim"])
-    if config["model_type"] == "qwen3":
+    if not _architecture(config).head_dim_derived:
         return None
     return int(config["hidden_size"]) // int(config["num_attention_heads"])
 
 
-def _times(size: Size, factor: Size) -> Size:
-    return None if size is None or factor is None else size * factor
+def _architecture(config: Mapping[str, Any]) -> Architecture:
+    return ARCHITECTURES[config["model_type"]]
+
+
+def _times(count: Size, width: Size) -> Size:
+    return None if count is None or width is None else count * width
+
+
+def _sum(sizes: Iterable[Size]) -> Size:
+    """Return the sum of sizes; None if one of them is."""
+    listed = list(sizes)
+    return None if None in listed else sum(size or 0 for size in listed)
 
 
 # Comparison -----------------------------------------------------------------------------------------
 
 
-def _prefix(config: Mapping[str, Any]) -> str:
-    return PREFIXES.get(config["model_type"], "model.")
-
-
-def _full_name(name: str, prefix: str) -> str:
+def _full_name(name: str, kind: Architecture) -> str:
     """Return a tensor's name in the whole model; a model saved without its head has no prefix."""
-    if name in (HEAD, OLD_HEAD):
+    if name in (HEAD, kind.old_head):
         return HEAD
-    return name if name.startswith(prefix) else prefix + name
+    return name if name.startswith(kind.prefix) else kind.prefix + name
 
 
 def _untie(expected: dict[str, TensorShape], saved: Mapping[str, Tensor]) -> None:

@@ -1,10 +1,4 @@
-"""Loading of pretrained models and tokenizers: local files and safetensors only, no remote code.
-
-To support another architecture, check that it embeds, normalises and projects its hidden states as
-the others do (no multipliers around them, see `longrope.models.scoring`), add its name to ARCHITECTURES of
-`longrope.data.model_config`, its tensors to `longrope.data.model_weights`, and a tiny configuration to the
-tests.
-"""
+"""Loading of pretrained models and tokenizers: local files and safetensors only, no remote code."""
 
 from pathlib import Path
 from typing import Any, TypedDict
@@ -19,7 +13,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from longrope.data.model_config import ARCHITECTURES, check_config, pretrained_length
+from longrope.architectures import ARCHITECTURES
+from longrope.data.model_config import check_config, pretrained_length
 from longrope.data.model_weights import check_weights
 from longrope.data.special_ids import named_tokens
 from longrope.data.tokenizers import load_encoder

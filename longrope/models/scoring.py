@@ -6,7 +6,6 @@ Results are those of one forward pass up to rounding. Letters of shapes: T token
 tokens of a chunk, K keys, D dimension of a head.
 """
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
+from longrope.architectures import ARCHITECTURES
 from longrope.models import loading as models
 from longrope.models.rotary import LongRopeRotary, install
 from longrope.rope.factors import RopeFactors
@@ -125,9 +125,10 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, *, chunk_length: int) 
     body: Any = model.base_model
     hidden: Tensor = model.get_input_embeddings()(tokens.to(model.device)[None])
     rotary = rotary_of(model, model.config.max_position_embeddings)
+    keyword = ARCHITECTURES[model.config.model_type].cache_keyword
     with block_causal(model):
         for layer in body.layers:
-            _run_layer(layer, hidden, rotary, chunk_length)
+            _run_layer(layer, hidden, rotary, chunk_length, keyword)
     norm = final_norm(model)
     for chunk in torch.split(hidden, chunk_length, dim=1):
         chunk.copy_(norm(chunk))
@@ -136,8 +137,8 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, *, chunk_length: int) 
 
 def final_norm(model: PreTrainedModel) -> torch.nn.Module:
     """Return the norm behind the last layer, whose name differs between architectures."""
-    body: Any = model.base_model
-    norm: torch.nn.Module = getattr(body, "norm", None) or body.final_layer_norm
+    kind = ARCHITECTURES[model.config.model_type]
+    norm: torch.nn.Module = getattr(model.base_model, kind.final_norm)
     return norm
 
 
@@ -235,12 +236,15 @@ def _merge(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _run_layer(
-    layer: torch.nn.Module, hidden: Tensor, rotary: LongRopeRotary, chunk_length: int
+    layer: torch.nn.Module,
+    hidden: Tensor,
+    rotary: LongRopeRotary,
+    chunk_length: int,
+    cache_keyword: str,
 ) -> None:
     """Replace hidden states of shape (1, T, H) by a layer's output, chunk after chunk."""
     num_tokens = hidden.shape[1]
     cache = LayerCache(num_tokens) if num_tokens > chunk_length else None
-    keyword = _cache_keyword(layer)
     positions = torch.arange(num_tokens, device=hidden.device)[None]
     chunks = torch.split(hidden, chunk_length, dim=1)
     for chunk, chunk_positions in zip(
@@ -252,17 +256,11 @@ def _run_layer(
             position_ids=chunk_positions,
             position_embeddings=rotary.embed(chunk, chunk_positions, length=num_tokens),
             use_cache=cache is not None,
-            **{keyword: cache},
+            **{cache_keyword: cache},
         )
         chunk.copy_(output)
     # a wrong keyword would be swallowed, and every chunk would see itself only
     assert cache is None or cache.num_seen == num_tokens, "the layer did not use its cache"
-
-
-def _cache_keyword(layer: torch.nn.Module) -> str:
-    """Return the name under which a layer takes a cache (GPT-NeoX has one of its own)."""
-    names = inspect.signature(layer.forward).parameters
-    return "layer_past" if "layer_past" in names else "past_key_values"
 
 
 def rotary_of(model: PreTrainedModel, original_length: int) -> LongRopeRotary:

@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import TypedDict
 
 from longrope import reading
-from longrope.settings.nodes import EvaluateNode, NodeRuntime, NodeSettings, parse_node
+from longrope.settings.nodes import (
+    NODE_SETTINGS,
+    EvaluateNode,
+    NodeRuntime,
+    NodeSettings,
+    parse_node,
+)
 from longrope.store.atomic import write_text
 from longrope.store.identity import DIGEST_CHARACTERS, canonical, digest
 
-KINDS = ("fetch", "tokenize", "search", "finetune", "readjust", "evaluate")
+KINDS = tuple(NODE_SETTINGS)
+"""in the order of the stages"""
 UNHASHED_INPUTS = frozenset({"watched"})
 """roles of inputs that are used for monitoring only, and excluded from the digest"""
 

@@ -24,6 +24,8 @@ COLOURS = {
     "product": "#ffffff",
 }
 """One colour per kind, pale enough for black text; tables and figures are products."""
+OTHER_COLOUR = "#e4dcf1"
+"""of kinds that have none in the table"""
 MISSING = 'style="filled,rounded,dashed", fontcolor="#555555"'
 PALE = ("files", "fetch")
 """Kinds whose arrows are drawn pale: a model that all nodes read would hide the others."""
@@ -69,6 +71,11 @@ class Graph:
     title: str
     boxes: tuple[Box, ...]
     arrows: tuple[Arrow, ...]
+
+
+def colour(kind: str) -> str:
+    """Return the colour of a kind, whether it has one of its own or not."""
+    return COLOURS.get(kind, OTHER_COLOUR)
 
 
 # The two graphs ---------------------------------------------------------------------------------
@@ -173,8 +180,14 @@ def to_dot(graph: Graph) -> str:
 
 
 def _by_kind(graph: Graph) -> list[tuple[str, list[Box]]]:
-    groups = [(kind, [box for box in graph.boxes if box.kind == kind]) for kind in COLOURS]
+    groups = [(kind, [box for box in graph.boxes if box.kind == kind]) for kind in _colours(graph)]
     return [(kind, boxes) for kind, boxes in groups if boxes]
+
+
+def _colours(graph: Graph) -> dict[str, str]:
+    """Return the colour of each kind, those without one of their own last."""
+    others = {box.kind: OTHER_COLOUR for box in graph.boxes if box.kind not in COLOURS}
+    return COLOURS | others
 
 
 def _dot(text: str) -> str:
@@ -186,7 +199,7 @@ def _dot_box(box: Box) -> str:
     style = 'style="filled,rounded"' if box.done else MISSING
     return (
         f"  {_dot(box.name)} [label={_dot(chr(10).join(box.lines))},"
-        f' fillcolor="{COLOURS[box.kind]}", {style}, tooltip={_dot(box.hint or box.name)}]'
+        f' fillcolor="{colour(box.kind)}", {style}, tooltip={_dot(box.hint or box.name)}]'
     )
 
 
@@ -209,7 +222,8 @@ def to_mermaid(graph: Graph) -> str:
         frame = [f"  subgraph {kind}", *inside, "  end", f"  style {kind} fill:none,stroke:#ccc"]
         lines += frame if framed else inside
     lines += [_mermaid_arrow(numbers, arrow) for arrow in graph.arrows]
-    lines += [f"  classDef {kind} fill:{colour},stroke:#333" for kind, colour in COLOURS.items()]
+    colours = _colours(graph)
+    lines += [f"  classDef {kind} fill:{colour},stroke:#333" for kind, colour in colours.items()]
     lines.append("  classDef missing color:#555,stroke-dasharray:5")
     missing = ",".join(numbers[box.name] for box in graph.boxes if not box.done)
     lines += [f"  class {missing} missing"] * bool(missing)

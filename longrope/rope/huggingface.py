@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longrope.architectures import ARCHITECTURES
 from longrope.errors import UserError
 from longrope.rope.factors import RopeFactors
 from longrope.rope.methods import su_attention_scale
@@ -19,8 +20,6 @@ ORIGINAL = "original_max_position_embeddings"
 MAXIMUM = "max_position_embeddings"
 DEFAULT_ORIGINALS = {"phi3": 4096, "phi4_multimodal": 4096}
 """model_type -> original length where config.json has none at its top level, also if its block has one"""
-DEFAULT_PARTS = {"gpt_neox": 0.25}
-"""model_type -> share of a head that is rotated where config.json has none; 1 for all others"""
 PART = "partial_rotary_factor"
 ROTARY_KEYS = {"rope_theta": ("rope_theta", "rotary_emb_base"), PART: (PART, "rotary_pct")}
 """Field of RopeFactors -> its key, and that of GPT-NeoX"""
@@ -135,7 +134,8 @@ def _scale(config: _Config, original: float, stated: StatedFacts) -> tuple[float
 
 def _rotary(config: _Config) -> Fields:
     """Return base and rotated share of a head, as far as the file states them."""
-    fields: Fields = {PART: DEFAULT_PARTS.get(config.model_type)}
+    kind = ARCHITECTURES.get(config.model_type)
+    fields: Fields = {PART: kind.partial_rotary_factor if kind else None}
     for field, names in ROTARY_KEYS.items():
         values = [config.number(key, outside=outside) for key in names for outside in (False, True)]
         fields[field] = next((value for value in values if value is not None), fields.get(field))

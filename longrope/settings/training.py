@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from longrope.architectures import ARCHITECTURES
 from longrope.errors import UserError
 from longrope.settings.common import (
     NOT_IN_DIGEST,
@@ -74,10 +75,6 @@ class ParallelSettings(Settings):
         return world_size % size == 0 and batch_size % at_once == 0
 
 
-UNSHARED = {"gpt_neox"}
-"""architectures whose rows cannot be shared: DeepSpeed asks for num_key_value_heads, which they lack"""
-
-
 def divided_by_sharing(text_length: int, config: Mapping[str, Any]) -> int:
     """Return the number that the processes of a row must divide; any divisor of it is a valid size.
 
@@ -85,9 +82,15 @@ def divided_by_sharing(text_length: int, config: Mapping[str, Any]) -> int:
         text_length: tokens per row.
         config: keys of the model's config.json; absent numbers of heads do not count.
     """
-    if config.get("model_type") in UNSHARED:
+    if _unshared(config):
         return 1
     return math.gcd(*(count or 0 for count in _divided(text_length, config).values()))
+
+
+def _unshared(config: Mapping[str, Any]) -> bool:
+    """Return whether rows cannot be shared: DeepSpeed asks for num_key_value_heads, which some lack."""
+    kind = ARCHITECTURES.get(config.get("model_type") or "")
+    return kind is not None and not kind.grouped
 
 
 def _divided(text_length: int, config: Mapping[str, Any]) -> dict[str, int | None]:
@@ -109,7 +112,7 @@ def check_division(size: int, text_length: int, config: Mapping[str, Any]) -> No
     Raises:
         UserError: naming what does not divide.
     """
-    if size > 1 and config.get("model_type") in UNSHARED:
+    if size > 1 and _unshared(config):
         raise UserError(
             f"{size} processes share a row, and DeepSpeed asks for num_key_value_heads, which a "
             f"{config['model_type']} model does not have; set finetune.parallel.sequence_parallel to 1."

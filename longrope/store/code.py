@@ -18,6 +18,7 @@ UNCOUNTED = {
     "": "the version, and names for people to import",
     "settings": "the values that it parses are in the digest themselves",
     "runtime": "where inputs are and who computes",
+    "architectures": "a wrong name or size in it ends in a refusal, and changes no number",
     "data.model_config": "refuses models, and changes none",
     "data.model_weights": "refuses models, and changes none",
     "search.workers.cluster": "who scores",

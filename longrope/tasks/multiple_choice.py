@@ -23,7 +23,7 @@ from longrope.models.loading import load_tokenizer
 from longrope.models.rotary import install
 from longrope.runtime import Inputs, Runtime
 from longrope.settings.nodes import EvaluateNode
-from longrope.settings.tasks import MULTIPLE_CHOICE_BATCH, MultipleChoiceSettings
+from longrope.settings.tasks import MultipleChoiceSettings
 
 SAMPLED_SUBJECTS = ("college_computer_science", "jurisprudence", "econometrics", "global_facts")
 """Where a sample of MMLU begins: one subject of each of its four categories, chosen beforehand."""
@@ -240,7 +240,7 @@ def _language_model(model: Any, tokenizer: Any, max_length: int, begin: Sequence
     return Prompted(
         pretrained=model,
         tokenizer=tokenizer,
-        batch_size=MULTIPLE_CHOICE_BATCH,
+        batch_size=MultipleChoiceSettings.prompts_at_once,
         max_length=max_length,
         prefix_token_id=begin[-1] if begin else None,
     )

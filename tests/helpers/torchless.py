@@ -34,7 +34,7 @@ RUN_SNAKEMAKE = {
     "test_reruns.py",
     "test_retries.py",
     "test_study.py",
-    "test_adding.py",
+    "test_adding_runs.py",
     "test_surroundings.py",
     "test_workflow.py",
 }

@@ -1,57 +1,36 @@
-"""CONTRIBUTING's rows on how to add something, followed literally in a copy of the package."""
+"""CONTRIBUTING's rows on how to add a value, each followed literally in a copy of the package."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import workflow_runs
-from repository import HELPERS, ROOT
+import yaml
+from additions import Addition
+from repository import ROOT
+
+from longrope.cost.estimate import estimate
+from longrope.cost.shapes import Shape
+from longrope.plan import build
+from longrope.reports.results import corpus_stand_in
+from longrope.rope.factors import RopeFactors
+from longrope.settings import loading
+from longrope.settings.hardware import read_machine
 
 
 @pytest.fixture
-def package(tmp_path):
-    """A copy of the package that may be edited."""
-    shutil.copytree(
-        ROOT / "longrope", tmp_path / "longrope", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    return tmp_path / "longrope"
+def copy(tmp_path):
+    return Addition(tmp_path)
 
 
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert text.count(old) == 1, f"{path.name} has {text.count(old)} times {old!r}"
-    path.write_text(text.replace(old, new))
-
-
-def run(package: Path, script: str) -> dict:
-    """Run Python code with the copy, at the repository's root; return what it printed last as JSON."""
-    paths = os.pathsep.join([str(package.parent), str(HELPERS)])
-    done = subprocess.run(
-        # without the working directory in the path, which has a package of its own
-        [sys.executable, "-P", "-c", textwrap.dedent(script)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_a_method_is_one_row_of_one_file(package):
-    edit(
-        package / "rope" / "methods.py",
+def test_a_method_is_one_row_of_one_file(copy):
+    copy.edit(
+        "longrope/rope/methods.py",
         '    "linear": RopeMethod(linear, "linear (PI)"),\n',
         '    "linear": RopeMethod(linear, "linear (PI)"),\n'
         '    "half": RopeMethod(lambda g, s: linear(g, max(1.0, s / 2)), "half", yarn_attention_scale),\n',
     )
-    facts = run(
-        package,
+    assert copy.takes("a method") == 1
+    seen = copy.run(
         """
         import json, math, yaml
         from longrope.plan import build
@@ -72,15 +51,15 @@ def test_a_method_is_one_row_of_one_file(package):
         }))
         """,
     )
-    assert facts["nodes"] == ["tiny-llama-perplexity-base-half"]
-    assert facts["schema"] and facts["order"] == 1
-    assert facts["factors"] == [2.0, 2.0]
-    assert facts["scale"] == pytest.approx(0)
+    assert seen["nodes"] == ["tiny-llama-perplexity-base-half"]
+    assert seen["schema"] and seen["order"] == 1
+    assert seen["factors"] == [2.0, 2.0]
+    assert seen["scale"] == pytest.approx(0)
 
 
-def test_a_search_algorithm_is_its_settings_and_its_module(package):
-    path = package / "settings" / "algorithms.py"
-    edit(
+def test_a_search_algorithm_is_its_settings_and_its_module(copy):
+    path = "longrope/settings/algorithms.py"
+    copy.edit(
         path,
         "Algorithm = Annotated[\n",
         textwrap.dedent(
@@ -101,10 +80,10 @@ def test_a_search_algorithm_is_its_settings_and_its_module(package):
             '''
         ),
     )
-    edit(path, "    AutoSettings |", "    SeedsSettings | AutoSettings |")
-    (package / "search" / "algorithms" / "seeds.py").write_text(
-        textwrap.dedent(
-            '''\
+    copy.edit(path, "    AutoSettings |", "    SeedsSettings | AutoSettings |")
+    copy.create(
+        "longrope/search/algorithms/seeds.py",
+        '''\
             """The best of the seeds."""
 
             from longrope.search.algorithms.script import Scripted
@@ -122,11 +101,10 @@ def test_a_search_algorithm_is_its_settings_and_its_module(package):
 
 
             make = Seeds
-            '''
-        )
+            ''',
     )
-    facts = run(
-        package,
+    assert copy.takes("a search algorithm") == 2
+    seen = copy.run(
         """
         import json, yaml
         from pathlib import Path
@@ -146,7 +124,7 @@ def test_a_search_algorithm_is_its_settings_and_its_module(package):
         settings = SearchMethod.model_validate({"algorithm": "seeds"}).algorithm
         made = registry.make(searches.PROBLEM, settings, num_documents=3, seed=0)
         searches.run(made, searches.hill)
-        least = min(searches.SEEDS.values(), key=lambda one: searches.hill(one, 0))
+        least = min(searches.SEEDS.values(), key=lambda individual: searches.hill(individual, 0))
         print(json.dumps({
             "algorithm": node.settings.identity()["search"]["algorithm"],
             "module": "longrope.search.algorithms.seeds" in node.parts,
@@ -157,56 +135,68 @@ def test_a_search_algorithm_is_its_settings_and_its_module(package):
         }))
         """,
     )
-    assert facts["algorithm"] == {"name": "seeds", "rounds": 1}
-    assert facts["module"] and facts["schema"] and facts["best"]
+    assert seen["algorithm"] == {"name": "seeds", "rounds": 1}
+    assert seen["module"] and seen["schema"] and seen["best"]
     # three seeds, and the result without start tokens
-    assert facts["tokens"] == (3 + 1) * facts["documents"] * 1024
+    assert seen["tokens"] == (3 + 1) * seen["documents"] * 1024
 
 
-TOY = """
-    Product(
-        name="toy",
-        category="Toys",
-        item="number of a toy",
-        kinds=("evaluate",),
-        task="passkey",
-        table="toys.table",
-        figure="toys.figure",
-    ),
-"""
-TOYS = """
-import pandas as pd
-
-from longrope.reports.figures import style
-from longrope.reports.results import evaluations
-from longrope.reports.tables import finished_table
-
-
-def table(results):
-    scored = evaluations(results, "passkey")
-    return pd.DataFrame({"method": [scores["method"] for _, scores in scored], "toys": 2})
-
-
-def figure(results):
-    figure, (axes,) = style.panels(1)
-    axes.plot(finished_table(results, "toy")["toys"])
-    return style.finish(figure, "Toys", "")
+CORPUS = """
+  letters:
+    source: {kind: local, files: {test: [letters.txt]}}
+    stand_in: letters in a row
+    licence: public domain
 """
 
 
-@pytest.mark.workflow
-def test_a_table_with_its_figure_is_one_row_its_functions_and_their_captions(finished, tmp_path):
-    code = workflow_runs.clone(tmp_path)
-    edit(code / "longrope/reports/products.py", "\nPRODUCTS = (", f"\nPRODUCTS = ({TOY.rstrip()}")
-    (code / "longrope/reports/toys.py").write_text(TOYS)
-    for form in ("table", "figure"):
-        (code / f"workflow/report/toy_{form}.rst").write_text(f"The toys as a {form}.")
-    for arguments in ((), ("--report", finished / "toys.html")):
-        done = workflow_runs.run(finished, "small.yaml", *arguments, code=code)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    tables, figures = (finished / "results" / part / "small" for part in ("tables", "figures"))
-    assert (tables / "toy.csv").read_text() == "method,toys\nnone,2\nlongrope,2\n"
-    assert "Toys" in (figures / "toy.svg").read_text() and (figures / "toy.png").is_file()
-    assert "\ntoy,evaluate," in (tables / "provenance.csv").read_text()
-    report = (finished / "toys.html").read_text()
-    assert all(f"The toys as a {form}." in report for form in ("table", "figure"))
+def test_a_corpus_is_an_entry_of_a_configuration(copy):
+    path = "config/config.yaml"
+    copy.edit(path, "\ncorpora:\n", f"\ncorpora:{CORPUS}")
+    assert copy.takes("a corpus of the hub, or local") == 1
+    (copy.root / "letters.txt").write_text("a b c " * 1000)
+    (copy.root / "resources").symlink_to(ROOT / "resources")
+    config = yaml.safe_load((copy.root / path).read_text())
+    corpora = {"letters": {"corpus": "letters", "split": "test"}}
+    task = {"corpora": corpora, "lengths": {"letters": [512]}, "num_documents": {"letters": 1}}
+    config["evaluate"]["perplexity"] = task | {"methods": ["ntk"]}
+    plan = build.build(loading.parse(config, source="toy"), copy.root)
+    assert list(plan.nodes["tokenize/tiny-llama-letters-test"].raw["documents"].files) == [
+        "letters.txt"
+    ]
+    node = plan.nodes["evaluate/tiny-llama-perplexity-base-ntk"]
+    assert corpus_stand_in(plan, node, "letters") == "letters in a row"
+    shape = Shape.of(plan.shape)
+    assert shape is not None
+    assert estimate(node, shape, read_machine("cpu", ROOT / "config/hardware.yaml")).tokens == 512
+
+
+FORMAT = """
+
+def _read_dashed(path: Path, text: str, facts: StatedFacts) -> tuple[Fields, list[str]]:
+    del facts
+    return {"factors": [float(word) for word in text.split("-")]}, []
+
+
+def _dashed_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, list[str]]:
+    return "-".join(map(repr, factors.factors)), []
+
+
+FORMATS["dashed"] = Format(read=_read_dashed, write=_dashed_text)
+"""
+
+
+def test_a_format_of_factors_is_a_reader_a_writer_and_their_row_in_one_file(copy):
+    copy.append("longrope/rope/formats.py", FORMAT)
+    assert copy.takes("a format of factors") == 1
+    (copy.root / "in.csv").write_text("1.0\n2.5\n")
+    lengths = ("--original-length", 4, "--target-length", 8)
+    for verb in (
+        ("in.csv", "out.dashed", "--to", "dashed", *lengths),
+        ("out.dashed", "out.json", "--from", "dashed", *lengths),
+    ):
+        done = workflow_runs.longrope(copy.root, "factors", "convert", *verb, code=copy.root)
+        assert done.returncode == 0, done.stderr
+    assert (copy.root / "out.dashed").read_text() == "1.0-2.5"
+    assert RopeFactors.read(copy.root / "out.json").factors == (1.0, 2.5)
+    done = workflow_runs.longrope(copy.root, "factors", "convert", "--help", code=copy.root)
+    assert "dashed" in done.stdout

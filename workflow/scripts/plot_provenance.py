@@ -10,7 +10,7 @@ from pathlib import Path
 import arguments
 from pictures import svg_of
 
-from longrope.reports.dag import COLOURS, kind_graph, node_graph, words
+from longrope.reports.dag import colour, kind_graph, node_graph, words
 from longrope.reports.lineage import (
     COLUMNS,
     Product,
@@ -114,7 +114,7 @@ def product_section(product: Product, rows: Sequence[Row]) -> Iterator[str]:
     usual = {column: next(iter(values_of(rows, column))) for column in product.watched}
     for row in rows:
         cells = [cell(row, column, usual.get(column)) for column in SHOWN]
-        yield f'<tr style="background: {COLOURS[row["kind"]]}55">{"".join(cells)}</tr>'
+        yield f'<tr style="background: {colour(row["kind"])}55">{"".join(cells)}</tr>'
     yield "</table></details>"
 
 

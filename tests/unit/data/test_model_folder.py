@@ -10,7 +10,8 @@ import torch
 from checkpoints import SIZES, edit, refusal, write_checkpoint, write_weights
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from longrope.data.model_config import ARCHITECTURES, check_config, sliding_window
+from longrope.architectures import ARCHITECTURES
+from longrope.data.model_config import check_config, sliding_window
 from longrope.data.model_weights import check_weights, expected_shapes
 from longrope.errors import UserError
 from longrope.models.loading import load_model

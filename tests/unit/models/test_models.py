@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, ORIGINAL_LENGTH
+from tiny_models import ORIGINAL_LENGTH
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import Gemma3TextConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from longrope.architectures import ARCHITECTURES
 from longrope.errors import UserError
-from longrope.models import loading as models
 from longrope.models.loading import geometry, load_model, load_tokenizer, pick_device
 from longrope.models.rotary import install
 
@@ -33,8 +33,12 @@ def edit(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_every_supported_architecture_is_tested() -> None:
-    assert sorted(ARCHITECTURES) == sorted(models.ARCHITECTURES)
+def test_shares_and_groups_of_the_table_are_those_of_transformers(model: PreTrainedModel) -> None:
+    kind = ARCHITECTURES[model.config.model_type]
+    default = type(model.config)()
+    share = default.rope_parameters.get("partial_rotary_factor")
+    assert kind.partial_rotary_factor == (None if share == 1 else share)
+    assert kind.grouped == hasattr(default, "num_key_value_heads")
 
 
 def test_a_loaded_model_computes_what_the_saved_one_did(

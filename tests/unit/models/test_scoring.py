@@ -1,5 +1,6 @@
 """Tests of longrope.models.scoring: the model's own forward pass as the reference."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from tiny_models import ORIGINAL_LENGTH
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from longrope.architectures import ARCHITECTURES
 from longrope.models import scoring
 from longrope.models.loading import geometry
 from longrope.models.rotary import LongRopeRotary, install
@@ -191,7 +193,10 @@ def test_a_failure_inside_a_layer_leaves_the_attention_as_it_was(
 def test_a_cache_that_a_layer_ignores_is_noticed(
     model: PreTrainedModel, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "_cache_keyword", lambda _: "past_keys")
+    architectures = {
+        name: replace(kind, cache_keyword="past_keys") for name, kind in ARCHITECTURES.items()
+    }
+    monkeypatch.setattr(scoring, "ARCHITECTURES", architectures)
     with pytest.raises(AssertionError, match="did not use its cache"):
         hidden_states(model, tokens, chunk_length=64)
 
