@@ -1,16 +1,21 @@
 """`estimate`: predicted cost of a configuration on a machine."""
 
 import argparse
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
 from longrope.cli.common import add_overrides, add_store, planned, say_warnings
-from longrope.cost.estimate import Estimate, estimate
+from longrope.cli.listing import time_text
+from longrope.cost.estimate import Estimate, estimate, start_seconds
 from longrope.cost.shapes import Shape
 from longrope.errors import UserError
 from longrope.plan.nodes import Node, Plan
+from longrope.reports.products import PRODUCTS
 from longrope.settings.hardware import TABLE, read_machine
 
 GIB = 2**30
@@ -28,6 +33,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb.add_argument("config", type=Path)
     verb.add_argument("--hardware", help="machine of the table; the configuration's if not given")
     verb.add_argument("--hardware-table", type=Path, default=TABLE, help="YAML file of machines")
+    verb.add_argument("--json", action="store_true", help="print JSON, in base units")
     add_overrides(verb)
     add_store(verb)
     verb.set_defaults(verb=_estimate)
@@ -39,6 +45,9 @@ def _estimate(options: argparse.Namespace) -> None:
     name = options.hardware or plan.hardware
     shape = _shape(plan, options.config)
     costs = _costs(plan, shape, name, options.hardware_table)
+    if options.json:
+        print(json.dumps(_as_json(plan, name, costs), indent=1))
+        return
     print(f"{plan.experiment} on {name}, a model of {shape.parameters:,} parameters\n")
     print(table(costs))
     print(f"\n{_foot(plan, costs)}")
@@ -47,9 +56,12 @@ def _estimate(options: argparse.Namespace) -> None:
 def totals(plan: Plan, source: Path, hardware: str, hardware_table: Path) -> str:
     """Return one line on what a plan costs on a machine; raises UserError as the verb does."""
     costs = [cost for _, cost in _costs(plan, _shape(plan, source), hardware, hardware_table)]
-    hours = sum(cost.gpu_hours or 0 for cost in costs)
-    unit = "GPU-hours" if any(cost.gpus for cost in costs) else "hours of one thread"
-    return f"{len(costs)} nodes, at most {_number(hours)} {unit} on {hardware}"
+    seconds = 3600 * sum(cost.gpu_hours or 0 for cost in costs)
+    unit = "of one GPU" if any(cost.gpus for cost in costs) else "of one thread"
+    return (
+        f"{len(costs)} nodes: at most {time_text(seconds)} {unit} on {hardware}, and about "
+        f"{time_text(_overhead(plan))} to start the jobs"
+    )
 
 
 def _shape(plan: Plan, source: Path) -> Shape:
@@ -126,5 +138,31 @@ def _foot(plan: Plan, costs: Sequence[tuple[Node, Estimate]]) -> str:
     lines = [f"{name}: {text}." for name, text in NOTES.items() if name in marks]
     others = sum(1 for node in plan if not _computes(node))
     lines.append(f"Not in the table: {others} nodes that fetch and tokenize.")
-    lines.append("Upper bounds, on one thread or on GPUs nobody shares; see docs/cost.md.")
+    lines.append(
+        "Upper bounds of the computation, on one thread or on GPUs nobody shares; starting the jobs and "
+        f"drawing the tables takes about {time_text(_overhead(plan))} of one core more; see docs/cost.md."
+    )
     return "\n".join(lines)
+
+
+def _overhead(plan: Plan) -> float:
+    """Return seconds of one core."""
+    drawn = [p for p in PRODUCTS for _ in p.forms if any(p.reads(node) for node in plan)]
+    return start_seconds([node.kind for node in plan], len(drawn))
+
+
+def _as_json(plan: Plan, hardware: str, costs: Sequence[tuple[Node, Estimate]]) -> dict[str, Any]:
+    """Return the values of the table in base units: tokens, FLOP, bytes, seconds."""
+    nodes = [
+        {"node": node.key, **asdict(cost), "notes": _marks(node, cost)}
+        for node, cost in costs
+        if _computes(node)
+    ]
+    return {
+        "experiment": plan.experiment,
+        "hardware": hardware,
+        "flops": sum(cost.flops or 0 for _, cost in costs),
+        "device_seconds": 3600 * sum(cost.gpu_hours or 0 for _, cost in costs),
+        "start_seconds": _overhead(plan),
+        "nodes": nodes,
+    }

@@ -28,6 +28,12 @@ CUDA_HOST_BYTES = 4096 * MIB
 """more of it with CUDA's libraries: an allowance, not measured"""
 CUDA_BYTES = 1024 * MIB
 """of a GPU for context, kernels and workspaces: an allowance, not measured"""
+START_SECONDS = {"fetch": 1, "tokenize": 1}
+"""of a job that needs no torch; measured on one core of 2.9 GHz, as the next two"""
+TORCH_START_SECONDS = 8
+"""of any other job: Python, torch and transformers"""
+PRODUCT_SECONDS = 3
+"""of a table or a figure"""
 GPU_SHARE = 0.9
 """of a GPU's memory that is filled at most; the rest is fragmentation"""
 
@@ -85,6 +91,17 @@ def estimate(work: Work, shape: Shape, machine: Machine) -> Estimate:
     if isinstance(work.settings, ScoringUse):
         return _scoring(work.settings, work.runtime, shape, machine)
     return Estimate()
+
+
+def start_seconds(kinds: Iterable[str], products: int = 0) -> float:
+    """Return the seconds of one core that jobs of these kinds take before they compute.
+
+    Args:
+        kinds: of the nodes, one job each.
+        products: tables and figures made of them.
+    """
+    jobs = sum(START_SECONDS.get(kind, TORCH_START_SECONDS) for kind in kinds)
+    return jobs + products * PRODUCT_SECONDS
 
 
 # Scoring ------------------------------------------------------------------------------------------

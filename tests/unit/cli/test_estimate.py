@@ -1,5 +1,6 @@
 """`longrope estimate` as it is called, and the table of machines it reads."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -112,6 +113,32 @@ def test_a_small_gpu_is_said_not_to_hold_a_document(estimate):
     _, output, _ = estimate("config/llama2-7b.yaml", "--hardware", "a100-40")
     assert cells(output)["search/llama2-7b-ft262144-2097152"][-1] == "memory"
     assert "memory: does not fit this machine" in output
+
+
+def test_a_small_run_takes_longer_to_start_than_to_compute_and_says_so(estimate):
+    # the demo: 5 corpus splits and its items fetched, the splits tokenized, then jobs with torch
+    _, output, _ = estimate("config/config.yaml")
+    (text,) = re.findall(r"takes about ([\d.]+) min of one core more", output)
+    config = json.loads(estimate("config/config.yaml", "--json")[1])
+    jobs, light = len(config["nodes"]), 6 + 5
+    products = (config["start_seconds"] - light * 1 - jobs * 8) / 3
+    assert products == int(products) and 5 <= products <= 30
+    assert float(text) == pytest.approx(config["start_seconds"] / 60, abs=0.05)
+
+
+def test_json_has_the_numbers_of_the_table_in_base_units(estimate):
+    arguments = ("config/llama2-7b.yaml", "--hardware", "a100-80")
+    rows = cells(estimate(*arguments)[1])
+    content = json.loads(estimate(*arguments, "--json")[1])
+    nodes = {node["node"].rpartition("-")[0]: node for node in content["nodes"]}
+    search = nodes["search/llama2-7b-262144"]
+    assert search["gpus"] == 1
+    assert search["seconds"] / 3600 == pytest.approx(
+        float(rows["search/llama2-7b-262144"][5]), rel=0.01
+    )
+    assert content["device_seconds"] == pytest.approx(
+        sum(node["seconds"] * max(1, node["gpus"]) for node in content["nodes"])
+    )
 
 
 # Refusals -----------------------------------------------------------------------------------------

@@ -46,6 +46,19 @@ def test_every_node_is_printed_once_with_its_state(capsys):
     assert lines[-1] == "1 of 4 nodes done, 1 running, 0 stale, 2 missing"
 
 
+def test_json_says_the_same_of_every_node(capsys):
+    nodes = {node.kind: node for node in planned() if node.label != "tiny-own-test"}
+    finish(nodes["tokenize"])
+    assert call("plan", "config.yaml", "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    rows = {node["node"]: node for node in content["nodes"]}
+    assert {key: row["state"] for key, row in rows.items()} == states(printed(capsys))
+    done, search = rows[nodes["tokenize"].key], rows[nodes["search"].key]
+    assert done["bytes"] == 1500 and done["seconds"] >= 0
+    assert search["bytes"] is None
+    assert nodes["tokenize"].key in search["inputs"].values()
+
+
 def hold(key: str, age: float = 0.0) -> None:
     """Claim a node as a job does that gave its last sign of life some seconds ago."""
     lock = STORE / ".work" / f"{key}.lock"
