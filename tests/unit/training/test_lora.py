@@ -14,6 +14,7 @@ from killing import Interrupt
 from small_trainings import run_stage, write_tokens
 from tiny_models import build
 from tokenizers import Tokenizer, models
+from tolerances import LOGITS
 from transformers import AutoModelForCausalLM
 
 import longrope
@@ -81,7 +82,7 @@ def test_merged_weights_alone_compute_what_the_adapted_model_does(model):
     assert list(model.state_dict()) == names and weights.keys() == set(names)
     torch.testing.assert_close(model(tokens).logits, plain)
     model.load_state_dict(weights)
-    torch.testing.assert_close(model(tokens).logits, adapted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(tokens).logits, adapted, **LOGITS)
 
 
 # Training -----------------------------------------------------------------------------------------

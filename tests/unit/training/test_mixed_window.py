@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mixed_rows import mix, write_documents
 from tiny_models import ORIGINAL_LENGTH, build
+from tolerances import LOGITS, REORDERED
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from longrope.errors import UserError
@@ -91,8 +92,8 @@ def test_every_piece_is_read_alone_by_the_pretrained_model_beside_a_long_row(mod
         row_logits = logits(model, tokens)
         rotary.row_positions = None
         again = logits(model, tokens[1:])
-    torch.testing.assert_close(row_logits[:1], alone, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(row_logits[1:], long, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(row_logits[:1], alone, **LOGITS)
+    torch.testing.assert_close(row_logits[1:], long, **LOGITS)
     assert torch.equal(again, long), "without places the model is as it was"
 
 
@@ -254,7 +255,7 @@ def losses(tmp_path, **changes):
 def test_losses_do_not_depend_on_which_rows_share_a_forward_pass(tmp_path):
     expected = losses(tmp_path, micro_batch_size=1)
     for more in ({"micro_batch_size": 4}, {"micro_batch_size": 2, "tile_length": 10}):
-        assert losses(tmp_path, **more) == pytest.approx(expected, rel=1e-5)
+        assert losses(tmp_path, **more) == pytest.approx(expected, rel=REORDERED)
 
 
 def test_the_loss_of_a_step_is_the_mean_of_its_rows_under_their_own_embeddings(tmp_path):
@@ -274,7 +275,7 @@ def test_the_loss_of_a_step_is_the_mean_of_its_rows_under_their_own_embeddings(t
                 total += loss.item() * (len(piece) - 1)
     counts = [len(segments_of(rows[index])) for index in range(4)]
     assert {1, 4} <= set(counts), "long rows, and windows of one piece and of three"
-    assert entry["loss"] == pytest.approx(total / (4 * 63), rel=1e-5)
+    assert entry["loss"] == pytest.approx(total / (4 * 63), rel=REORDERED)
 
 
 # Readjustment -------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from mixed_rows import mix, write_documents
 from small_trainings import SETTINGS, run_stage
 from tiny_models import ORIGINAL_LENGTH, build
 from tokenizers import Tokenizer, models
+from tolerances import REORDERED
 
 from longrope.data.prompts import QUESTION
 from longrope.errors import UserError
@@ -178,7 +179,7 @@ def test_every_token_of_a_packed_row_sees_all_before_it_whatever_rows_are_made_o
     result = parallel_runs.training.train(
         model, rows, **node_settings.training(settings), work=tmp_path, micro_batch_size=2
     )
-    assert result.log[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert result.log[0]["loss"] == pytest.approx(np.mean(losses), rel=REORDERED)
 
 
 # Too little ---------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from parallel_runs import Rows, case, torchrun
 from small_trainings import write_tokens
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from token_stores import write_store
+from tolerances import REORDERED, REORDERED_NORM
 from torch.utils.checkpoint import checkpoint
 
 from longrope.cli.ranks import Ranks
@@ -48,6 +49,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
 
 
 # Who works on what --------------------------------------------------------------------------------
+
+TOLERANCES = {"loss": REORDERED, "grad_norm": REORDERED_NORM, "learning_rate": 1e-12}
 
 
 @given(
@@ -210,7 +213,7 @@ def test_tiles_change_neither_loss_nor_gradients_of_any_architecture(model):
     loss = model(input_ids=tokens, position_ids=places, targets=targets) / (2 * 49)
     loss.backward()
     # as for two processes, below: float32 products of 7 rows and of 50 add up in other orders
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=REORDERED)
     assert list(model.state_dict()) == names
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, untiled[name], rtol=1e-4, atol=1e-6)
@@ -280,7 +283,7 @@ def test_two_processes_that_share_rows_have_the_losses_and_gradients_of_one(runs
     assert len(alone["log"]) == len(runs[name]["log"]) == 3
     for single, two in zip(alone["log"], runs[name]["log"], strict=True):
         for key in ("loss", "grad_norm", "learning_rate"):
-            assert two[key] == pytest.approx(single[key], rel=1e-5), key
+            assert two[key] == pytest.approx(single[key], rel=TOLERANCES[key]), key
 
 
 @pytest.mark.parametrize("architecture", GROUPED)
@@ -290,7 +293,7 @@ def test_two_processes_share_the_heads_of_every_architecture_with_groups(
     alone = parallel_runs.compute(case(tmp_path, architecture=architecture))
     for single, two in zip(alone["log"], runs[architecture]["log"], strict=True):
         for key in ("loss", "grad_norm"):
-            assert two[key] == pytest.approx(single[key], rel=1e-5), key
+            assert two[key] == pytest.approx(single[key], rel=TOLERANCES[key]), key
 
 
 @pytest.mark.parametrize("name", ["mixed", "divided"])
@@ -300,7 +303,7 @@ def test_two_processes_have_the_losses_and_gradients_of_one_on_rows_of_short_pie
     alone = parallel_runs.compute(case(tmp_path, mixed=True, micro_batch_size=2))
     for single, two in zip(alone["log"], runs[name]["log"], strict=True):
         for key in ("loss", "grad_norm"):
-            assert two[key] == pytest.approx(single[key], rel=1e-5), key
+            assert two[key] == pytest.approx(single[key], rel=TOLERANCES[key]), key
 
 
 def test_two_groups_of_two_processes_have_the_losses_and_gradients_of_one(tmp_path):
@@ -314,7 +317,7 @@ def test_two_groups_of_two_processes_have_the_losses_and_gradients_of_one(tmp_pa
     alone = parallel_runs.compute(case(tmp_path))
     for single, two in zip(alone["log"], result["log"], strict=True):
         for key in ("loss", "grad_norm"):
-            assert two[key] == pytest.approx(single[key], rel=1e-5), key
+            assert two[key] == pytest.approx(single[key], rel=TOLERANCES[key]), key
 
 
 def test_of_several_processes_the_first_alone_writes_curves(runs):
@@ -364,7 +367,7 @@ def test_two_processes_with_weights_or_optimizer_in_main_memory_have_the_losses_
     alone = parallel_runs.compute(case(tmp_path))
     for single, two in zip(alone["log"], runs[name]["log"], strict=True):
         for key in ("loss", "grad_norm"):
-            assert two[key] == pytest.approx(single[key], rel=1e-5), key
+            assert two[key] == pytest.approx(single[key], rel=TOLERANCES[key]), key
 
 
 def test_two_processes_under_autocast_have_the_losses_of_one_but_for_its_rounding(runs, tmp_path):
