@@ -1,6 +1,7 @@
 """A fine-tuning of two processes through its rule: on one node, and on two."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "two nodes": (1, {"parallel": {"sequence_parallel": 2, "zero_stage": 2}, "watch": WATCH}),
 }
 """GPUs of a node of the machine, and changes of the fine-tuning's settings"""
+LONG = 1500
+"""steps that take about a minute"""
 
 
 def untrained(
@@ -120,3 +123,37 @@ def test_a_training_of_two_processes_is_watched(places):
     lines = (place.store / place.key(FINETUNE) / "watched.jsonl").read_text().splitlines()
     seen = [(entry["step"], entry["length"]) for entry in map(json.loads, lines)]
     assert seen == [(step, length) for step in (0, 1, 2) for length in (128, 256)]
+
+
+def steps_taken(place: Workplace) -> int:
+    """Return how many steps a training that is not over has logged."""
+    logs = list(place.store.glob(".work/finetune/*/_log.jsonl"))
+    return sum(len(path.read_text().splitlines()) for path in logs)
+
+
+def test_a_fine_tuning_near_its_time_limit_saves_a_checkpoint_and_the_next_job_ends_it(
+    finished, tmp_path, cluster
+):
+    gpus, changes = CASES["one node"]
+    long = {"num_steps": LONG, "checkpoint_steps": LONG}
+    place = untrained(finished, tmp_path / "limited", cluster, gpus, changes | long)
+    place.plan("results/plans/small.json")
+    target = f"results/{place.key(FINETUNE)}/DONE"
+    try:
+        place.start(target, "--retries", "0")
+        cluster.wait("the training", lambda: steps_taken(place) >= 5, 120)
+        (number,) = cluster.queue(place.folder)
+        # the profile's five minutes before a limit of one begin at once
+        cluster.call("scontrol", "update", f"JobId={number}", "TimeLimit=1")
+        assert place.wait() != 0
+        (step,) = re.findall(r"told to end; step (\d+) is saved", log_of(place))
+        assert 5 <= int(step) < LONG
+        (checkpoint,) = place.store.glob(".work/finetune/*/_checkpoints/*/checkpoint-*")
+        assert checkpoint.name == f"checkpoint-{step}"
+        assert place.run(target, "--retries", "0") == 0, place.said()[-3000:] + log_of(place)
+    finally:
+        place.end()
+        cluster.cancel_all(place.folder)
+    assert [job.state for job in cluster.jobs(place.folder)] == ["FAILED", "COMPLETED"]
+    lines = (place.store / place.key(FINETUNE) / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, LONG + 1))
