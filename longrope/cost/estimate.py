@@ -29,7 +29,7 @@ CUDA_HOST_BYTES = 4096 * MIB
 CUDA_BYTES = 1024 * MIB
 """of a GPU for context, kernels and workspaces: an allowance, not measured"""
 START_SECONDS = {"fetch": 1, "tokenize": 1}
-"""of a job that needs no torch; measured on one core of 2.9 GHz, as the next two"""
+"""of a job that needs no torch; measured on a busy machine of two cores, as the next two"""
 TORCH_START_SECONDS = 8
 """of any other job: Python, torch and transformers"""
 PRODUCT_SECONDS = 3
