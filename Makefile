@@ -56,7 +56,7 @@ demo: $(READY)
 	if [ ! -f "$$folder/report.html" ]; then \
 	  $(RUN) snakemake --cores all --configfile "$(CONFIG)" --report "$$folder/.report.html"; \
 	  mv "$$folder/.report.html" "$$folder/report.html"; fi; \
-	ln -sfn "$${folder#results/}/report.html" results/report.html
+	ln -sfn "reports/$${folder##*/}/report.html" "$${folder%/reports/*}/report.html"
 	@$(VENV)/bin/python workflow/scripts/print_results.py --config "$(CONFIG)"
 
 dag: $(READY)

@@ -19,7 +19,6 @@ from longrope.settings.hardware import read_machine
 from longrope.cost.shapes import Shape
 from longrope.store.files import RawFiles
 
-STORE = "results"
 PYTHON = sys.executable
 WORKFLOW = f"{workflow.basedir}/workflow"
 SCRIPTS = f"{WORKFLOW}/scripts"
@@ -27,29 +26,29 @@ HARDWARE = f"{workflow.basedir}/config/hardware.yaml"
 
 
 def build_plan():
-    """Return the plan of the configuration; a user's mistake ends in one sentence."""
+    """Return the plan of the configuration, and its store; a user's mistake ends in one sentence."""
     source = ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
     try:
         with refusals_explained():
             settings = configuration.parse(dict(config), source=source)
-            files = RawFiles(Path(STORE, ".raw-files.json"))
+            files = RawFiles(Path(settings.results, ".raw-files.json"))
             plan = planning.build(settings, Path.cwd(), files)
     except UserError as error:
         raise WorkflowError(str(error)) from None
     for warning in plan.warnings:
         logger.warning(warning)
-    return plan
+    return plan, settings.results
 
 
 def submitted_plan():
-    """Return the plan that this process is a job of, or None in the process that a user started.
+    """Return the plan that this process is a job of, and its store; None in the process that a user started.
 
     A queued job must not follow a configuration that was edited after it was submitted.
     """
     path = Path(os.environ.get("LONGROPE_PLAN", ""))
     if workflow.is_main_process or not path.is_file():
         return None
-    return nodes.read(path)
+    return nodes.read(path), str(path.parent.parent)
 
 
 def write_plan():
@@ -66,7 +65,7 @@ def write_plan():
             nodes.write_if_changed(PLAN, Path(path))
     except OSError as error:
         raise WorkflowError(
-            f"the plan cannot be written: {error}; `results` must be writable."
+            f"the plan cannot be written: {error}; `{STORE}` must be writable."
         ) from None
 
 
@@ -78,7 +77,7 @@ def chosen_machine():
         raise WorkflowError(str(error)) from None
 
 
-PLAN = submitted_plan() or build_plan()
+PLAN, STORE = submitted_plan() or build_plan()
 EXPERIMENT = PLAN.experiment
 SHAPE = Shape.of(PLAN.shape)
 MACHINE = chosen_machine()
@@ -109,6 +108,11 @@ wildcard_constraints:
 def interpreter(wildcards):
     """Return the interpreter that runs Snakemake; a text with a brace would be taken for a wildcard."""
     return PYTHON
+
+
+def results_folder(wildcards):
+    """Return the store; as text Snakemake's linter would take it for the beginning of an output's path."""
+    return STORE
 
 
 def report_folder(wildcards):

@@ -7,6 +7,7 @@ Produces  results/evaluate/{node}/DONE   marks a finished node; the manifest bes
 EVALUATE = (
     "OMP_WAIT_POLICY=PASSIVE {params.python:q} -m longrope run {params.nodes:q}"
     " --plan {params.plan:q}"
+    " --store {params.store:q}"
     " --threads {threads}"
     " > {log:q} 2>&1"
 )
@@ -31,6 +32,7 @@ if PLAN.evaluations_per_job == 1:
             runtime=asks("evaluate", "runtime"),
         params:
             plan=JOB_PLAN,
+            store=results_folder,
             python=interpreter,
             nodes="evaluate/{node}",
         shell:
@@ -58,6 +60,7 @@ else:
                 runtime=asks_together(batch, "runtime"),
             params:
                 plan=JOB_PLAN,
+                store=results_folder,
                 python=interpreter,
                 nodes=[node.key for node in batch],
             shell:

@@ -27,10 +27,12 @@ rule fetch_files:
         runtime=asks("fetch", "runtime"),
     params:
         plan=JOB_PLAN,
+        store=results_folder,
         python=interpreter,
     shell:
         "OMP_WAIT_POLICY=PASSIVE {params.python:q} -m longrope run"
         " fetch/{wildcards.node:q}"
         " --plan {params.plan:q}"
+        " --store {params.store:q}"
         " --threads {threads}"
         " > {log:q} 2>&1"

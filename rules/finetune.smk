@@ -27,6 +27,7 @@ rule finetune_model:
         runtime=asks("finetune", "runtime"),
     params:
         plan=JOB_PLAN,
+        store=results_folder,
         launcher=launcher,
         threads=threads_of_process,
     shell:
@@ -35,5 +36,6 @@ rule finetune_model:
         " OMP_WAIT_POLICY=PASSIVE {params.launcher} run"
         " finetune/{wildcards.node:q}"
         " --plan {params.plan:q}"
+        " --store {params.store:q}"
         " --threads {params.threads}"
         " > {log:q} 2>&1"

@@ -25,12 +25,14 @@ rule readjust_factors:
         worker_timeout=0,  # seconds for one document; 0: none
     params:
         plan=JOB_PLAN,
+        store=results_folder,
         python=interpreter,
         limit=limit_of_workers,
     shell:
         "OMP_WAIT_POLICY=PASSIVE {params.python:q} -m longrope run"
         " readjust/{wildcards.node:q}"
         " --plan {params.plan:q}"
+        " --store {params.store:q}"
         " --threads 1"
         " --workers {threads}"
         "{params.limit}"

@@ -126,10 +126,12 @@ rule name_results:
         "../workflow/envs/longrope.yaml"
     params:
         plan=JOB_PLAN,
+        store=results_folder,
         report=report_folder,
         python=interpreter,
     shell:
         "{params.python:q} -m longrope names"
         " {params.plan:q}"
+        " --store {params.store:q}"
         " --report {params.report:q}"
         " > {log:q} 2>&1"

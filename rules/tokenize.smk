@@ -24,10 +24,12 @@ rule tokenize_corpus:
         runtime=asks("tokenize", "runtime"),
     params:
         plan=JOB_PLAN,
+        store=results_folder,
         python=interpreter,
     shell:
         "OMP_WAIT_POLICY=PASSIVE {params.python:q} -m longrope run"
         " tokenize/{wildcards.node:q}"
         " --plan {params.plan:q}"
+        " --store {params.store:q}"
         " --threads {threads}"
         " > {log:q} 2>&1"

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from longrope.cli.common import SCORING, add_overrides, add_store, planned
+from longrope.cli.common import SCORING, add_overrides, add_store, planned, store_of
 from longrope.errors import UserError, suggestion
 from longrope.plan.history import code_name, only_code
 from longrope.plan.nodes import KINDS, Plan
@@ -56,7 +56,7 @@ def _accept(options: argparse.Namespace) -> None:
     if (missing, options.all is None) not in ((0, True), (2, False)):
         raise UserError("accept needs a KIND and an OLD code identity, or --all CONFIG.")
     if options.all is not None:
-        _accept_all(options.all, options.overrides, options.store)
+        _accept_all(options.all, options.overrides, store_of(options, options.all))
     else:
         _accept_code(options.kind, options.old)
     print(f"review and commit {PACKAGE / accepted.NAME}")

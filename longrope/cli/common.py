@@ -19,9 +19,27 @@ SCORING = ["longrope.models.scoring", "longrope.models.gradient"]
 """modules that remembered scores, and gradients, depend on"""
 
 
-def add_store(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the store of results."""
-    parser.add_argument("--store", type=Path, default=STORE, help="root of the results")
+def add_store(parser: argparse.ArgumentParser, default: Path | None = None) -> None:
+    """Add the option for the store of results; without a default it is the configuration's."""
+    source = "`results` of the configuration" if default is None else str(default)
+    parser.add_argument(
+        "--store", type=Path, default=default, help=f"root of the results; {source} if not given"
+    )
+
+
+def store_of(options: argparse.Namespace, *configs: Path) -> Path:
+    """Return the store that was given, or else that of the configurations, or else STORE.
+
+    Raises:
+        UserError: if the configurations have several.
+    """
+    if options.store is not None:
+        return Path(options.store)
+    stores = {configuration.load(config, options.overrides).results for config in configs}
+    if len(stores) > 1:
+        names = " and ".join(sorted(stores))
+        raise UserError(f"these configurations have their results in {names}; give one as --store.")
+    return Path(stores.pop()) if stores else STORE
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +56,14 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def planned(config: Path, store: Path, overrides: Sequence[str] = ()) -> Plan:
-    """Return the plan of a configuration; raises UserError for a user's mistake."""
-    raw_files = RawFiles(store / ".raw-files.json")
-    return build(configuration.load(config, overrides), Path.cwd(), raw_files)
+def planned(config: Path, store: Path | None = None, overrides: Sequence[str] = ()) -> Plan:
+    """Return the plan of a configuration; raises UserError for a user's mistake.
+
+    Hashes of raw files are remembered in the store, which is the configuration's unless given.
+    """
+    settings = configuration.load(config, overrides)
+    raw_files = RawFiles((store or Path(settings.results)) / ".raw-files.json")
+    return build(settings, Path.cwd(), raw_files)
 
 
 def other_last_run(plan: Plan, store: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from longrope import reading
-from longrope.cli.common import add_overrides, add_store, planned, read_plan
+from longrope.cli.common import add_overrides, add_store, planned, read_plan, store_of
 from longrope.cli.listing import size_text
 from longrope.errors import UserError
 from longrope.plan.nodes import KINDS, Plan
@@ -30,10 +30,10 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _gc(options: argparse.Namespace) -> None:
-    store: Path = options.store
-    held = gc.held(store)
     if options.overrides and not options.config:
         raise UserError("gc takes --config only with the configuration that it belongs to.")
+    store = store_of(options, *options.config)
+    held = gc.held(store)
     plans = [planned(config, store, options.overrides) for config in options.config]
     live = gc.Live.of([*_roots(plans, store), *gc.plans_of(store, held)], held)
     dead = gc.dead(store, KINDS, live)

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from longrope import reading
-from longrope.cli.common import add_store, planned, say_warnings
+from longrope.cli.common import STORE, add_store, planned, say_warnings
 from longrope.cli.estimate import totals
 from longrope.cli.search import model_label
 from longrope.data.documents import Documents
@@ -46,7 +46,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     machine.add_argument("--cpu", action="store_true", help="run on this machine's processor")
     machine.add_argument("--hardware", help="machine of config/hardware.yaml")
     verb.add_argument("--output", type=Path, help="file to write; config/{model}-{length}.yaml")
-    add_store(verb)
+    add_store(verb, STORE)
     verb.set_defaults(verb=_init)
 
 

@@ -4,10 +4,7 @@ import argparse
 from collections.abc import Container
 from pathlib import Path
 
-from longrope.cli.common import (
-    add_store,
-    read_plan,
-)
+from longrope.cli.common import STORE, add_store, read_plan
 from longrope.reports import places
 from longrope.store import commit
 from longrope.store.atomic import write_text
@@ -18,7 +15,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = verbs.add_parser("names", help="link the nodes of a plan file under human names")
     verb.add_argument("plan", type=Path)
     verb.add_argument("--report", type=Path, help="folder of the plan's tables and figures")
-    add_store(verb)
+    add_store(verb, STORE)
     verb.set_defaults(verb=_names)
 
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from longrope import reading
-from longrope.cli.common import add_overrides, add_store, planned
+from longrope.cli.common import add_overrides, add_store, planned, store_of
 from longrope.errors import UserError
 from longrope.plan.nodes import write_if_changed
 
@@ -28,11 +28,12 @@ def _pin(options: argparse.Namespace) -> None:
         raise UserError(
             f"the name of a pin has letters, digits, '.', '_' and '-' only, got {options.name!r}."
         )
-    plan = planned(options.config, options.store, options.overrides)
-    path: Path = options.store / "pins" / f"{options.name}.json"
+    store = store_of(options, options.config)
+    plan = planned(options.config, store, options.overrides)
+    path = store / "pins" / f"{options.name}.json"
     _require_free(path, plan.to_json(), replace=options.replace)
     write_if_changed(plan, path)
-    done = sum(reading.is_file(options.store / node.key / "DONE") for node in plan)
+    done = sum(reading.is_file(store / node.key / "DONE") for node in plan)
     print(f"{path}: {done} of {len(plan.nodes)} nodes are done; gc keeps them all")
 
 

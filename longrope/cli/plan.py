@@ -13,6 +13,7 @@ from longrope.cli.common import (
     planned,
     print_if_any,
     say_warnings,
+    store_of,
 )
 from longrope.cli.listing import list_nodes, list_origins, time_text
 from longrope.cost.estimate import estimate
@@ -36,17 +37,18 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    plan = planned(options.config, options.store, options.overrides)
+    store = store_of(options, options.config)
+    plan = planned(options.config, store, options.overrides)
     say_warnings(plan)
     if options.output is not None:
         write_if_changed(plan, options.output)
-    statuses = survey(plan, options.store)
+    statuses = survey(plan, store)
     if options.json:
         print(json.dumps(_as_json(plan, statuses, options.hardware_table), indent=1))
         return
     nodes = list_nodes(plan, statuses, _estimates(plan, options.hardware_table))
     print("\n".join([*nodes, "", *list_origins(statuses.values(), facts())]))
-    print_if_any(other_last_run(plan, options.store))
+    print_if_any(other_last_run(plan, store))
 
 
 def _as_json(plan: Plan, statuses: Mapping[str, NodeStatus], table: Path) -> dict[str, Any]:

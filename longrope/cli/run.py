@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope import reading
-from longrope.cli.common import SCORING, add_store, read_plan
+from longrope.cli.common import SCORING, STORE, add_store, read_plan
 from longrope.cli.ranks import Ranks
 from longrope.errors import UserError, refusals_explained
 from longrope.runtime import Input, Runtime, Workers
@@ -29,7 +29,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     run = verbs.add_parser("run", help="compute nodes of a plan, one after the other")
     run.add_argument("nodes", nargs="+", metavar="NODE", help="key, {kind}/{label}-{digest12}")
     run.add_argument("--plan", type=Path, required=True, help="plan file that has the nodes")
-    add_store(run)
+    add_store(run, STORE)
     add_workers(run)
     run.add_argument("--packages", type=Path, default=PACKAGES, help="downloaded archives")
     run.set_defaults(verb=_run)

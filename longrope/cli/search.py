@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from longrope import reading
-from longrope.cli.common import add_store, say_warnings
+from longrope.cli.common import STORE, add_store, say_warnings
 from longrope.cli.run import PACKAGES, add_workers, compute, prepare
 from longrope.data.model_config import pretrained_length, read_config
 from longrope.errors import UserError
@@ -36,7 +36,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
         "--rope-scaling", default="refuse", help="model.rope_scaling of a configuration"
     )
     add_workers(verb)
-    add_store(verb)
+    add_store(verb, STORE)
     verb.set_defaults(verb=_search, packages=PACKAGES)
 
 

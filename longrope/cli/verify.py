@@ -11,6 +11,7 @@ from longrope.cli.common import (
     other_last_run,
     planned,
     print_if_any,
+    store_of,
 )
 from longrope.errors import UserError
 from longrope.store import commit
@@ -29,7 +30,7 @@ def add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    store: Path = options.store
+    store = store_of(options, options.config)
     plan = planned(options.config, store, options.overrides)
     finished = [
         node

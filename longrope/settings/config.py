@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from longrope.settings.common import CHUNK_LENGTH, AttentionScale, Settings, SplitRef, Tokens
 from longrope.settings.search import ReadjustSettings, SearchSettings, StudySettings
@@ -52,6 +53,10 @@ class Config(Settings):
         "a100-80",
         description="machine that jobs ask for, a name in config/hardware.yaml; cost, not results",
     )
+    results: str = Field(
+        "results",
+        description="folder of all results, from where commands run; in no digest, so it may be moved",
+    )
     identity_versions: list[str] = Field(
         [], description="packages whose installed version is part of every node's identity"
     )
@@ -68,6 +73,17 @@ class Config(Settings):
         None, description="short-length factors; skipped if left out"
     )
     evaluate: EvaluateSettings = Field(EvaluateSettings(), description="what is measured")
+
+    @field_validator("results")
+    @classmethod
+    def _usable_folder(cls, name: str) -> str:
+        folder = Path(name)
+        if folder.name in ("", "..") or name.startswith("~") or set("{}*?\n") & set(name):
+            raise ValueError(
+                "give the path of a folder below which results go, without braces, '*', '?' and an opening "
+                f"'~', got {name!r}"
+            )
+        return str(folder)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -23,8 +23,8 @@ Schema = Mapping[str, Any]
 OPENING = """\
 # Settings
 
-One YAML file describes one experiment. It holds only choices that change results; devices, workers
-and output paths belong to the profiles in `workflow/profiles/` and to the command line.
+One YAML file describes one experiment. It holds the choices that change results, and where these stand
+(`results`); devices and workers belong to the profiles in `workflow/profiles/` and to the command line.
 
 - **Change a value**: copy a file of this folder, edit it, and run
   `snakemake --configfile config/mine.yaml`. Results are stored under what made them, so a change

@@ -225,3 +225,24 @@ def test_a_configuration_without_perplexity_ends_well(finished):
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("edited.yaml evaluates no perplexity.")
     assert json.loads((finished / "results/by-name/small/plan.json").read_text())
+
+
+@pytest.mark.workflow
+def test_results_may_stand_in_any_folder_that_the_configuration_names(finished):
+    name = change(finished, "edited.yaml", lambda s: s.update(results="other disk/store"))
+    store = finished / "other disk" / "store"
+    store.parent.mkdir()
+    (finished / "results").rename(store)
+    (passkey,) = store.glob("evaluate/random-llama-passkey-base-none-*")
+    shutil.rmtree(passkey)
+    shutil.rmtree(store / "reports")
+    said = succeed(run(finished, name))
+    assert "rule evaluate_task" in said and "rule search_factors" not in said
+    assert (passkey / "DONE").is_file()
+    assert (store / "tables" / "small" / "passkey.csv").is_file()
+    assert not (finished / "results").exists()
+    assert "Nothing to be done" in succeed(run(finished, name))
+    call = [sys.executable, ROOT / "workflow/scripts/print_results.py", "--config", name]
+    shown = subprocess.run(call, cwd=finished, env=environment(), capture_output=True, text=True)
+    assert "Tables   other disk/store/tables/small\n" in shown.stdout
+    store.rename(finished / "results")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import arguments
 from pictures import svg_of
-from print_report_folder import STORE, planned
+from print_report_folder import planned
 
 from longrope.reports.dag import kind_graph, node_graph, to_mermaid
 from longrope.errors import UserError
@@ -37,6 +37,6 @@ def plot(plan: Plan, store: Path) -> str:
 
 if __name__ == "__main__":
     try:
-        print(plot(planned(arguments.parse().config), STORE))
+        print(plot(*planned(arguments.parse().config)))
     except UserError as error:
         sys.exit(f"longrope: error: {error}")

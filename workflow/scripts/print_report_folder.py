@@ -12,23 +12,21 @@ from longrope.errors import UserError
 from longrope.plan.nodes import Plan
 from longrope.store.files import RawFiles
 
-STORE = Path("results")
+
+def planned(config: Path) -> tuple[Plan, Path]:
+    """Return the plan of a configuration and its store, from the folder in which Snakemake runs."""
+    settings = configuration.load(config)
+    store = Path(settings.results)
+    return planning.build(settings, Path.cwd(), RawFiles(store / ".raw-files.json")), store
 
 
-def planned(config: Path) -> Plan:
-    """Return the plan of a configuration, from the folder in which Snakemake runs."""
-    files = RawFiles(STORE / ".raw-files.json")
-    return planning.build(configuration.load(config), Path.cwd(), files)
-
-
-def report_folder(plan: Plan) -> Path:
+def report_folder(plan: Plan, store: Path) -> Path:
     """Return the folder of the tables, figures and report of a plan."""
-    name = places.report_name(plan, arguments.WORKFLOW, arguments.HARDWARE)
-    return STORE / "reports" / name
+    return store / "reports" / places.report_name(plan, arguments.WORKFLOW, arguments.HARDWARE)
 
 
 if __name__ == "__main__":
     try:
-        print(report_folder(planned(arguments.parse().config)))
+        print(report_folder(*planned(arguments.parse().config)))
     except UserError as error:
         sys.exit(f"longrope: error: {error}")

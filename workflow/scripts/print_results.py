@@ -8,7 +8,7 @@ from pathlib import Path
 
 import arguments
 import pandas as pd
-from print_report_folder import STORE, planned, report_folder
+from print_report_folder import planned, report_folder
 
 from longrope.errors import UserError
 
@@ -37,18 +37,18 @@ def results(config: Path) -> str:
     Raises:
         UserError: if the results of the configuration are not there.
     """
-    plan = planned(config)
-    folder = report_folder(plan)
+    plan, store = planned(config)
+    folder = report_folder(plan, store)
     if not (folder / "tables" / "cost.csv").is_file():
         raise UserError(f"{folder} has no tables yet; run snakemake on {config} first.")
     perplexity = folder / "tables" / "perplexity.csv"
     said = [f"{config} evaluates no perplexity."]
     if any(node.task == "perplexity" for node in plan):
         said = [blocks(read_table(perplexity))]
-    said += ["", f"Tables   {STORE}/tables/{plan.experiment}"]
-    said += [f"Figures  {STORE}/figures/{plan.experiment}"]
+    said += ["", f"Tables   {store}/tables/{plan.experiment}"]
+    said += [f"Figures  {store}/figures/{plan.experiment}"]
     if (folder / "report.html").is_file():
-        said += [f"Report   {STORE}/report.html"]
+        said += [f"Report   {store}/report.html"]
     return "\n".join([*said, f"All in   {folder}"])
 
 
