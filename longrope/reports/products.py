@@ -31,6 +31,8 @@ class Product:
     """kinds of the nodes it reads itself"""
     table: str = ""
     """function of the finished results that makes the table, if there is one"""
+    blocks: str = ""
+    """function of the table that makes the blocks of its Markdown; without one that shows the long form"""
     figure: str = ""
     """function of the finished results that draws the figure, if there is one"""
     task: str | None = None
@@ -79,6 +81,7 @@ PRODUCTS = (
         kinds=("evaluate",),
         task="perplexity",
         table="tables.perplexity_table",
+        blocks="pivots.perplexity",
         figure="figures.perplexity.figure",
     ),
     Product(
@@ -88,6 +91,7 @@ PRODUCTS = (
         kinds=("evaluate",),
         task="passkey",
         table="tables.passkey_table",
+        blocks="pivots.passkey",
         figure="figures.passkey.figure",
     ),
     Product(
@@ -97,6 +101,7 @@ PRODUCTS = (
         kinds=("evaluate",),
         task="benchmarks",
         table="tables.multiple_choice_table",
+        blocks="pivots.multiple_choice",
         packages=("torch", "transformers", "lm-eval"),
     ),
     Product(
@@ -129,6 +134,7 @@ PRODUCTS = (
         kinds=("search",),
         study=True,
         table="studies.search_table",
+        blocks="pivots.searches",
         figure="figures.search.figure",
     ),
     Product(
@@ -180,5 +186,5 @@ def function(name: str) -> Callable[..., Any]:
 
 def modules() -> list[str]:
     """Return the modules that the registry names: their code makes the tables and figures."""
-    named = {n for p in BY_NAME.values() for n in (p.table, p.figure, p.note) if n}
+    named = {n for p in BY_NAME.values() for n in (p.table, p.blocks, p.figure, p.note) if n}
     return sorted({f"{PACKAGE}.{name.rpartition('.')[0]}" for name in named})

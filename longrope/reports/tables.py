@@ -310,8 +310,13 @@ def _lines(path: Path) -> Any:
 def to_markdown(table: pd.DataFrame) -> str:
     """Return a table as Markdown, numbers to six significant digits and right-aligned."""
     numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
-    lines = [list(table.columns), ["---:" if right else "---" for right in numeric]]
-    lines += [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    return grid(list(table.columns), numeric, rows)
+
+
+def grid(head: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table of escaped texts; `right` tells the right-aligned columns."""
+    lines = [head, ["---:" if each else "---" for each in right], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -320,16 +325,27 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    return str(value).replace("|", "\\|")
+    return escaped(str(value))
 
 
-def write_table(table: pd.DataFrame, csv: Path, markdown: Path, note: str = "") -> None:
-    """Write a table as CSV and, with a note above it, as Markdown.
+def escaped(text: str) -> str:
+    """Return text that does not end a cell of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
+def write_table(
+    table: pd.DataFrame,
+    csv: Path,
+    markdown: Path,
+    note: str = "",
+    text: str = "",
+) -> None:
+    """Write a table as CSV and, with a note above it, as Markdown: `text`, or the long form.
 
     Six significant digits: further ones differ between machines.
     """
     write_text(csv, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    write_text(markdown, f"{note}\n\n" * bool(note) + to_markdown(table))
+    write_text(markdown, f"{note}\n\n" * bool(note) + (text or to_markdown(table)))
 
 
 def finished_table(results: Results, name: str) -> pd.DataFrame:

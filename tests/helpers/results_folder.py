@@ -9,7 +9,7 @@ from node_settings import node_settings
 from repository import ROOT
 
 from longrope.plan.nodes import Node, Plan
-from longrope.reports import products, records
+from longrope.reports import pivots, products, records
 from longrope.reports import results as results_of
 from longrope.reports.tables import write_table
 from longrope.rope.factors import FactorTable, RopeFactors
@@ -65,7 +65,7 @@ class ResultsFolder:
         files = [results.tables / f"{name}.{suffix}" for suffix in ("csv", "md")]
         table = products.function(product.table)(results)
         note = products.function(product.note)(product, results, table)
-        write_table(table, *files, note=note)
+        write_table(table, *files, note=note, text=pivots.markdown(product, table))
         return files
 
     def figure(self, name):

@@ -7,28 +7,11 @@ import sys
 from pathlib import Path
 
 import arguments
-import pandas as pd
 from print_report_folder import planned, report_folder
 
 from longrope.errors import UserError
-
+from longrope.reports import pivots
 from longrope.reports.tables import read_table
-
-
-def blocks(table: pd.DataFrame) -> str:
-    """Return the table as text; a corpus that is a stand-in says so above its block."""
-    parts = []
-    for (corpus, stand_in), rows in table.groupby(["corpus", "stand_in"], sort=False, dropna=False):
-        title = f"Perplexity on {corpus}"
-        if isinstance(stand_in, str) and stand_in:
-            title += f" (stand-in: {stand_in})"
-        order = rows[["variant", "method"]].drop_duplicates()
-        wide = rows.pivot(index=["variant", "method"], columns="length", values="ppl")
-        wide = wide.reindex(pd.MultiIndex.from_frame(order))
-        protocol, bos = (", ".join(sorted(set(rows[name]))) for name in ("protocol", "bos"))
-        text = wide.to_string(float_format=lambda value: f"{value:.4g}", na_rep="-")
-        parts.append(f"{title}, protocol {protocol}, BOS {bos}\n{text}")
-    return "\n\n".join(parts)
 
 
 def results(config: Path) -> str:
@@ -44,7 +27,7 @@ def results(config: Path) -> str:
     perplexity = folder / "tables" / "perplexity.csv"
     said = [f"{config} evaluates no perplexity."]
     if any(node.task == "perplexity" for node in plan):
-        said = [blocks(read_table(perplexity))]
+        said = [pivots.to_text(pivots.perplexity(read_table(perplexity)))]
     said += ["", f"Tables   {store}/tables/{plan.experiment}"]
     said += [f"Figures  {store}/figures/{plan.experiment}"]
     if (folder / "report.html").is_file():

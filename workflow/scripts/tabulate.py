@@ -2,7 +2,7 @@
 
 import arguments
 
-from longrope.reports import products
+from longrope.reports import pivots, products
 from longrope.reports.tables import write_table
 
 if __name__ == "__main__":
@@ -10,4 +10,5 @@ if __name__ == "__main__":
     product, results = products.BY_NAME[paths.product], arguments.results(paths)
     table = products.function(product.table)(results)
     note = products.function(product.note)(product, results, table)
-    write_table(table, paths.csv, paths.markdown, note=note)
+    text = pivots.markdown(product, table)
+    write_table(table, paths.csv, paths.markdown, note=note, text=text)

@@ -72,7 +72,7 @@ def test_an_experiment_without_a_task_has_no_product_of_it(store):
 
 def test_every_function_of_the_registry_is_there_and_counts_for_the_identity_of_the_tables():
     for product in products.BY_NAME.values():
-        for name in filter(None, (product.table, product.figure, product.note)):
+        for name in filter(None, (product.table, product.blocks, product.figure, product.note)):
             made = products.function(name)
             assert callable(made) and made.__module__ in products.modules(), name
 

@@ -1,7 +1,6 @@
 """Tables and figures from a synthetic results folder: no model, no scoring."""
 
 import csv
-import importlib
 import math
 import random
 import re
@@ -311,23 +310,6 @@ def test_the_note_of_a_table_states_the_tuning_mix_of_every_step():
     )
 
 
-def test_the_printed_table_has_a_row_per_method_and_names_the_stand_in(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "workflow" / "scripts"))
-    printed = importlib.import_module("print_results")
-    cells = [("none", 256, 10.0), ("none", 512, 400.25), ("yarn", 256, 10.0), ("yarn", 512, 12.5)]
-    table = pd.DataFrame(
-        [
-            {"corpus": "a", "stand_in": "toys", "variant": "base", "method": method}
-            | {"length": length, "protocol": "window", "bos": "yes", "ppl": value}
-            for method, length, value in cells
-        ]
-    )
-    lines = printed.blocks(table).splitlines()
-    assert lines[0] == "Perplexity on a (stand-in: toys), protocol window, BOS yes"
-    assert lines[-2].split() == ["base", "none", "10", "400.2"]
-    assert lines[-1].split() == ["yarn", "10", "12.5"]
-
-
 # Figures ------------------------------------------------------------------------------------------
 
 
@@ -403,7 +385,7 @@ def cells_of(markdown: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", ["perplexity", "passkey", "benchmarks", "cost"])
-def test_markdown_and_csv_of_one_table_say_the_same(results, tmp_path, name):
+def test_long_markdown_and_csv_of_one_table_say_the_same(results, tmp_path, name):
     table = products.function(products.BY_NAME[name].table)(results.results)
     reporting.write_table(table, tmp_path / "t.csv", tmp_path / "t.md", note="A note.")
     markdown = (tmp_path / "t.md").read_text()
