@@ -15,7 +15,7 @@ from longrope.cli.estimate import totals
 from longrope.cli.search import model_label
 from longrope.data.documents import Documents
 from longrope.data.model_config import pretrained_length, read_config
-from longrope.data.tokenizers import encode_plain, load_encoder
+from longrope.data.tokenizers import Encoder, encode_plain, load_encoder
 from longrope.errors import UserError
 from longrope.plan.sources import Sources
 from longrope.settings import loading
@@ -25,10 +25,12 @@ from longrope.settings.starter import Starter, starter
 from longrope.store.atomic import write_text
 from longrope.store.files import RawFiles
 
-LOOKED_AT = 1000
-"""documents that are measured at most"""
-SAMPLE = 50_000
-"""characters of a document that are encoded to estimate how many tokens it has"""
+MOST_MEASURED = 200
+"""documents whose length is measured"""
+SAMPLE = 20_000
+"""characters of a document that are encoded"""
+CAUTION = 1.1
+"""estimates from samples are divided by it, because a document that is too short ends a run"""
 MOST_DOCUMENTS = 5
 TARGET_FACTOR = 8
 """target length over original length, unless given or the texts are shorter"""
@@ -151,21 +153,25 @@ def _lengths(options: argparse.Namespace, window: int) -> _Lengths:
     sources = Sources(config, Path.cwd(), RawFiles(options.store / ".raw-files.json"))
     sources.model()
     files = [Path(name) for name in sources.local_files("texts", "all")]
-    characters = [
-        (len(document.text), document.text[:SAMPLE])
-        for document in islice(Documents(files, options.column), LOOKED_AT)
-    ]
     encoder = load_encoder(Path(options.model))
-    samples = [text for _, text in characters[:MOST_DOCUMENTS]]
-    encoded = sum(len(encoding.ids) for encoding in encode_plain(encoder, samples))
-    ratio = encoded / max(1, sum(map(len, samples)))
+    documents = islice(Documents(files, options.column), MOST_MEASURED)
+    tokens_of = [_num_tokens(document.text, encoder) for document in documents]
     splits: dict[str, list[float]] = {"train": [], "validation": [], "test": []}
     for name, tokens in splits.items():
         share = config.corpora["texts"].share(name)
         assert share is not None
-        numbers = (n for n in range(len(characters)) if n % share.of in share.places)
-        tokens.extend(characters[number][0] * ratio for number in numbers)
+        numbers = (n for n in range(len(tokens_of)) if n % share.of in share.places)
+        tokens.extend(tokens_of[number] for number in numbers)
     return _Lengths(splits)
+
+
+def _num_tokens(text: str, encoder: Encoder) -> float:
+    """Return the tokens of a text; of a long one, a cautious estimate from its beginning."""
+    sample = text[:SAMPLE]
+    (encoding,) = encode_plain(encoder, [sample])
+    if len(sample) == len(text):
+        return len(encoding.ids)
+    return len(encoding.ids) / len(sample) * len(text) / CAUTION
 
 
 def _texts_alone(options: argparse.Namespace, window: int) -> Config:
