@@ -15,7 +15,8 @@ from longrope.cli.estimate import totals
 from longrope.cli.search import model_label
 from longrope.data.documents import Documents
 from longrope.data.model_config import pretrained_length, read_config
-from longrope.data.tokenizers import Encoder, encode_plain, load_encoder
+from longrope.data.prompts import fewest_tokens
+from longrope.data.tokenizers import Encoder, begin_tokens, encode_plain, load_encoder
 from longrope.errors import UserError
 from longrope.plan.sources import Sources
 from longrope.settings import loading
@@ -90,6 +91,7 @@ def _values(options: argparse.Namespace) -> Starter:
         column=options.column,
         num_documents=lengths.stretches("validation", target),
         num_test=lengths.count("test", target),
+        shortest_passkey=_shortest_passkey(folder),
         hardware=_quoted(hardware),
         dtype="float32" if hardware == "cpu" else "bfloat16",
     )
@@ -113,6 +115,10 @@ def _window(folder: Path) -> int:
             f"{folder / 'config.json'} does not tell max_position_embeddings; give --original-length."
         )
     return pretrained[1]
+
+
+def _shortest_passkey(folder: Path) -> int:
+    return fewest_tokens(load_encoder(folder), begin_tokens(folder, "auto"))
 
 
 # Texts --------------------------------------------------------------------------------------------

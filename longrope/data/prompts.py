@@ -128,6 +128,20 @@ def build_prompt(
     )
 
 
+def fewest_tokens(tokenizer: Tokenizer, begin: Sequence[int] = ()) -> int:
+    """Return the tokens of a prompt without filler, for the longest of some keys.
+
+    Args:
+        tokenizer: as for `build_prompt`.
+        begin: token ids that the window begins with, such as BOS.
+    """
+    keys = range(*KEY_RANGE, (KEY_RANGE[1] - KEY_RANGE[0]) // 50)
+    texts = [
+        INTRODUCTION + NEEDLE.format(key=key) + QUESTION + ANSWER.format(key=key) for key in keys
+    ]
+    return len(begin) + max(len(encoding.ids) for encoding in encode_plain(tokenizer, texts))
+
+
 def classic_filler(tokenizer: Tokenizer, num_tokens: int) -> str:
     """Return the classic sentence, repeated to more than `num_tokens` tokens."""
     return FILLER * (num_tokens // len(_encode(tokenizer, FILLER).ids) + 2)

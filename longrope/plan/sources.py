@@ -74,6 +74,8 @@ class Sources:
             raise UserError(f"model.path: {error}") from None
         if model.bos == "always":
             self._require_bos(folder)
+        if self.config.evaluate.passkey is not None:
+            self._require_passkey_lengths(folder, self.config.evaluate.passkey.lengths)
         paths = [path for pattern in MODEL_FILES for path in reading.entries(folder, pattern)]
         names = sorted({path.name for path in paths})
         return Raw(model.path, {name: self.raw_files.digest(folder / name) for name in names})
@@ -84,6 +86,24 @@ class Sources:
         from longrope.data.tokenizers import begin_tokens
 
         begin_tokens(folder, self.config.model.bos)
+
+    def _require_passkey_lengths(self, folder: Path, lengths: Sequence[int]) -> None:
+        """Refuse lengths that no prompt has before anything runs."""
+        # Here, as above.
+        from longrope.data.prompts import fewest_tokens
+        from longrope.data.tokenizers import begin_tokens, load_encoder
+
+        try:
+            encoder = load_encoder(folder)
+        except UserError:
+            return  # the first job, which tokenizes, refuses it
+        fewest = fewest_tokens(encoder, begin_tokens(folder, self.config.model.bos))
+        short = [length for length in lengths if length < fewest]
+        if short:
+            raise UserError(
+                f"evaluate.passkey.lengths has {short[0]}, but a prompt without filler takes {fewest} tokens "
+                "of this model; leave shorter lengths out."
+            )
 
     def shape(self) -> dict[str, object]:
         """Return the base model's shape from the settings, or else its config.json; {} if unknown."""

@@ -22,6 +22,8 @@ class Starter:
     """stretches of the target length to search on"""
     num_test: int
     """documents of the target length to measure on"""
+    shortest_passkey: int
+    """tokens of a prompt without filler"""
     hardware: str
     dtype: str
 
@@ -32,6 +34,14 @@ class Starter:
         while lengths[-1] * 2 < self.target_length:
             lengths.append(lengths[-1] * 2)
         return [*lengths, self.target_length]
+
+    @property
+    def passkey(self) -> str:
+        """The section of the passkey task; none if no length has room for a prompt."""
+        lengths = [length for length in self.lengths if length >= self.shortest_passkey]
+        if not lengths:
+            return ""
+        return f"  passkey:\n    lengths: {lengths}\n    num_depths: 5\n    num_trials: 2\n"
 
 
 def starter(values: Starter) -> str:
@@ -76,8 +86,4 @@ evaluate:
     corpora: {{texts: {{corpus: texts, split: test}}}}
     lengths: {{texts: {values.lengths}}}
     num_documents: {{texts: {values.num_test}}}
-  passkey:
-    lengths: {values.lengths}
-    num_depths: 5
-    num_trials: 2
-"""
+{values.passkey}"""

@@ -85,3 +85,16 @@ def test_a_configuration_that_is_there_is_left_as_it_is(folder, capsys):
     assert call("init", "Model v1.0", "texts", "--output", "mine.yaml") == 1
     assert "mine.yaml exists" in capsys.readouterr().err
     assert Path("mine.yaml").read_text() == "precious\n"
+
+
+def test_lengths_without_room_for_a_prompt_get_no_passkeys(folder, capsys):
+    arguments = ("init", "Model v1.0", "texts", "--cpu", "--output", "mine.yaml")
+    assert call(*arguments, "--original-length", "16", "--target-length", "256") == 0
+    config = loading.load(Path("mine.yaml"))
+    assert config.evaluate.perplexity.lengths["texts"] == [16, 32, 64, 128, 256]
+    lengths = config.evaluate.passkey.lengths
+    assert lengths and lengths == [n for n in (16, 32, 64, 128, 256) if n >= lengths[0]]
+    text = Path("mine.yaml").read_text()
+    Path("mine.yaml").write_text(text.replace(f"lengths: {lengths}", "lengths: [16, 256]"))
+    assert call("plan", "mine.yaml") == 1
+    assert "evaluate.passkey.lengths has 16, but a prompt without filler" in capsys.readouterr().err
