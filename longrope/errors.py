@@ -2,7 +2,10 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -43,16 +46,28 @@ def _file_name(error: OSError) -> str:
 
 def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
     """Ask whether a known name was meant that `name` begins or resembles, or else return `otherwise`."""
+    near = nearest(name, known)
+    return f"did you mean {near}?" if near else otherwise
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a known name that `name` begins or else resembles, or ""."""
     names = sorted(known)
     begun = [other for other in names if other.startswith(name)]
     near = difflib.get_close_matches(name, begun, n=1, cutoff=0)
     near = near or difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]}?" if near else otherwise
+    return near[0] if near else ""
 
 
 # Validation by pydantic models ---------------------------------------------------------------------
 
 
+Schema = Mapping[str, Any]
+UNKNOWN = "extra_forbidden"
+ENTRY = "NAME"
+"""part of a path that stands for any name or number"""
+LONGEST_SHOWN = 80
+"""characters of a value that a sentence repeats"""
 WORDINGS = {
     "bool": "should be true or false",
     "dict": "should be a mapping of keys",
@@ -87,25 +102,71 @@ def validated(model: type[M], content: object, *, source: str, see: str = "") ->
         raise UserError(f"{source}: {explain(error, model, see)}") from None
 
 
+@dataclass(frozen=True)
+class Mistake:
+    """A problem with some content."""
+
+    keys: tuple[int | str, ...]
+    """path to it in the content"""
+    sentence: str
+    meant: str = ""
+    """of an unknown key, the key of its section that it resembles"""
+
+
 def explain(error: ValidationError, model: type[BaseModel], see: str = "") -> str:
     """Describe the first problem in one sentence: key, mistake and remedy; arguments of `validated`."""
-    # A misspelt required key is also missing: naming the misspelling helps more, so it goes first.
-    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    location = _visible(first["loc"], model)
-    key = ".".join(location)
-    if first["type"] == "extra_forbidden":
-        otherwise = f"see {see} for the known keys" if see else "remove it"
-        return f"unknown key {key} ({suggestion(location[-1], _keys(model), otherwise)})."
+    return mistakes(error, model, see)[0].sentence
+
+
+def mistakes(error: ValidationError, model: type[BaseModel], see: str = "") -> list[Mistake]:
+    """Describe every problem, one sentence for each key; arguments of `validated`.
+
+    A misspelt required key is also missing: naming the misspelling helps more, so those go first, and the
+    key that they stand for is not named again.
+    """
+    schema = model.model_json_schema()
+    grouped: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    for problem in error.errors():
+        grouped.setdefault(_visible(problem["loc"], schema), []).append(problem)
+    unknown = {keys for keys, problems in grouped.items() if problems[0]["type"] == UNKNOWN}
+    meant = {keys: nearest(str(keys[-1]), _section(keys, schema)) for keys in unknown}
+    explained = {(*keys[:-1], name) for keys, name in meant.items()}
+    return [
+        Mistake(keys, _sentence(keys, grouped[keys], schema, see), meant.get(keys, ""))
+        for keys in sorted(grouped, key=lambda keys: keys not in unknown)
+        if grouped[keys][0]["type"] != "missing" or keys not in explained
+    ]
+
+
+def _sentence(
+    keys: tuple[int | str, ...], problems: Sequence[ErrorDetails], schema: Schema, see: str
+) -> str:
+    first, key = problems[0], ".".join(map(str, keys))
+    if first["type"] == UNKNOWN:
+        return f"unknown key {key} ({_remedy(keys, schema, see)})."
     if first["type"] in ("missing", "union_tag_not_found"):
         discriminator = first.get("ctx", {}).get("discriminator", "").strip("'")
         tag = f".{discriminator}" if discriminator else ""
         return f"key {key}{tag} is missing; add it" + f" (see {see})" * bool(see) + "."
     if first["type"] == "value_error":
-        return f"{key}: ".removeprefix(": ") + first["msg"].removeprefix("Value error, ") + "."
+        holder = key if "[key]" not in first["loc"] else ".".join(map(str, keys[:-1]))
+        return f"{holder}: ".removeprefix(": ") + first["msg"].removeprefix("Value error, ") + "."
     if not key:  # the input is the whole file
         return f"it {_wording(first)}."
-    shown = "" if isinstance(first["input"], dict | list) else f", got {first['input']!r}"
-    return f"{key} {_wording(first)}{shown}."
+    allowed = " or ".join(dict.fromkeys(map(_wording, problems))).replace(" or should be ", ", or ")
+    return f"{key} {allowed}{_shown(first)}."
+
+
+def _shown(problem: ErrorDetails) -> str:
+    """Return the value that was read, unless it is large, and the allowed one that it resembles."""
+    context = problem.get("ctx", {})
+    value = context.get("tag", problem["input"])
+    if isinstance(value, dict | list):
+        return ""
+    shown = repr(value) if len(repr(value)) < LONGEST_SHOWN else f"{repr(value)[:LONGEST_SHOWN]}..."
+    allowed = re.findall("'([^']+)'", str(context.get("expected") or context.get("expected_tags")))
+    near = suggestion(value, allowed, "") if isinstance(value, str) else ""
+    return f", got {shown}" + f" ({near})" * bool(near)
 
 
 def _wording(problem: ErrorDetails) -> str:
@@ -117,31 +178,66 @@ def _wording(problem: ErrorDetails) -> str:
     return problem["msg"].removeprefix("Input ")
 
 
-def _visible(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
-    """Return a location without the names that pydantic adds for the members of a union."""
-    parts = [str(part) for part in location]
-    members = {key: _members(schema) for key, schema in _properties(model)}
+def _visible(location: tuple[int | str, ...], schema: Schema) -> tuple[int | str, ...]:
+    """Return a location without the names that pydantic adds for keys and the members of a union."""
+    members: dict[object, Mapping[str, str]] = {
+        key: _members(value) for _, keys in _sections(schema) for key, value in keys.items()
+    }
     shown = [
         part
-        for before, part in zip(["", *parts], parts, strict=False)
+        for before, part in zip(["", *location], location, strict=False)
         if part not in members.get(before, ())
     ]
-    return [part for part in shown if not part.startswith(("literal[", "constrained-"))]
+    added = ("literal[", "constrained-", "[key]", "function-")
+    return tuple(part for part in shown if not str(part).startswith(added))
 
 
-def _members(schema: Mapping[str, Any]) -> Mapping[str, str]:
+def _members(schema: Schema) -> Mapping[str, str]:
     """Return the members of a tagged union by tag; empty for any other schema."""
     members: Mapping[str, str] = schema.get("discriminator", {}).get("mapping", {})
     return members
 
 
-def _keys(model: type[BaseModel]) -> set[str]:
-    """Return every key of a model and of the models inside it."""
-    return {key for key, _ in _properties(model)}
+def _section(keys: tuple[int | str, ...], schema: Schema) -> set[str]:
+    """Return the keys that may stand where the last one does."""
+    return {key for path, known in _sections(schema) if _leads(keys[:-1], path) for key in known}
 
 
-def _properties(model: type[BaseModel]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every key of a model and of the models inside it, with its schema."""
-    schema = model.model_json_schema()
-    for part in (schema, *schema.get("$defs", {}).values()):
-        yield from part.get("properties", {}).items()
+def _remedy(keys: tuple[int | str, ...], schema: Schema, see: str) -> str:
+    """Say what to do about an unknown key: the nearest of its section, its own section, or the nearest."""
+    name, places = str(keys[-1]), defaultdict[str, list[tuple[str, ...]]](list)
+    for path, known in _sections(schema):
+        for key in known:
+            places[key].append(path)
+    meant = nearest(name, _section(keys, schema)) or nearest(name, places)
+    if not meant:
+        return f"see {see} for the known keys" if see else "remove it"
+    if meant != name:
+        return f"did you mean {meant}?"
+    below = [path for path in places[name] if _leads(keys[:-1], path[: len(keys) - 1])]
+    return f"it belongs to {'.'.join(min(below or places[name], key=len)) or 'the top level'}"
+
+
+def _leads(keys: Sequence[int | str], path: Sequence[str]) -> bool:
+    """Return whether keys lead to the section at a path, in which NAME is any entry."""
+    return len(keys) == len(path) and all(
+        part in (ENTRY, key) for key, part in zip(keys, path, strict=True)
+    )
+
+
+def _sections(
+    schema: Schema, path: tuple[str, ...] = (), models: Schema | None = None
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Schema]]]:
+    """Yield the path and the keys of every mapping with fixed keys; schemas do not contain themselves."""
+    models = schema.get("$defs", {}) if models is None else models
+    if "$ref" in schema:
+        schema = models[str(schema["$ref"]).rpartition("/")[2]]
+    if "properties" in schema:
+        yield path, schema["properties"]
+    for key, value in schema.get("properties", {}).items():
+        yield from _sections(value, (*path, key), models)
+    for member in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        yield from _sections(member, path, models)
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), Mapping):
+            yield from _sections(schema[key], (*path, ENTRY), models)

@@ -71,17 +71,48 @@ def read_yaml(path: Path, name: str, advice: str) -> Any:
         advice: what to do if the file is absent.
 
     Raises:
-        UserError: if the file is absent or not YAML.
+        UserError: if the file is absent or not YAML, or gives a key twice.
     """
     # The C parser, where yaml has it, is ten times as fast; both are safe.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(read_text(path), Loader=loader)  # noqa: S506
+        text = read_text(path)
+        _require_single_keys(yaml.compose(text, Loader=loader), f"{name} {path}")
+        return yaml.load(text, Loader=loader)  # noqa: S506
     except ABSENT:
         raise UserError(f"{name} {path} does not exist; {advice}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # ValueError: UTF-8 that is none, and dates and numbers that are none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = " ".join(str(error).split())
         raise UserError(f"{name} {path} is not valid YAML: {where}.") from None
+
+
+def _require_single_keys(root: yaml.Node | None, source: str) -> None:
+    """Refuse a mapping that gives a key twice, of which YAML's parsers take the last.
+
+    Keys that a merge (`<<`) brings in are no second ones.
+    """
+    waiting, seen = [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+            continue
+        seen.add(id(node))  # an alias is the node itself, and may be inside it
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            waiting.append(value)
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise UserError(
+                    f"{source} gives the key {key.value} twice, in lines {lines[key.value]} and {line}; "
+                    "leave one of them out."
+                )
+            lines[key.value] = line
 
 
 def entries(folder: Path, pattern: str = "*") -> list[Path]:

@@ -30,6 +30,9 @@ def build_plan():
     source = ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
     try:
         with refusals_explained():
+            # Snakemake itself takes the last of a key that a file gives twice.
+            for path in workflow.overwrite_configfiles:
+                configuration.read(Path(path))
             settings = configuration.parse(dict(config), source=source)
             files = RawFiles(Path(settings.results, ".raw-files.json"))
             plan = planning.build(settings, Path.cwd(), files)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from longrope.errors import UserError
 from longrope.plan.nodes import Node, Plan, Raw, StandIns
 from longrope.plan.sources import Sources, installed
+from longrope.settings import sense
 from longrope.settings.common import Method, SplitRef
 from longrope.settings.config import Config, ExtensionStep
 from longrope.settings.nodes import (
@@ -31,9 +32,7 @@ from longrope.settings.training import (
     FinetuneSettings,
     TrainingSettings,
     Watched,
-    check_batch,
     check_division,
-    check_rows,
 )
 from longrope.store.code import CodeIndex
 from longrope.store.files import RawFiles
@@ -58,7 +57,7 @@ def build(config: Config, root: Path, raw_files: RawFiles | None = None) -> Plan
         hardware=config.hardware,
         shape=builder.sources.shape(),
         evaluations_per_job=config.evaluations_per_job,
-        warnings=builder.sources.warnings(),
+        warnings=[*builder.sources.warnings(), *sense.warnings(config)],
     )
 
 
@@ -251,7 +250,6 @@ class _Builder:
         # None lets the launcher choose a size that divides; `longrope.cost.estimate` asks for as many GPUs
         size = finetune.parallel.sequence_parallel or 1
         check_division(size, text_length, dict[str, Any](self.sources.shape()))
-        check_batch(finetune.batch_size, self.config.micro_batch_size)
         sources: dict[str, Node | Raw] = {
             "model": model,
             "factors": search,
@@ -263,16 +261,13 @@ class _Builder:
             sources["short_tokens"] = self._tokens(mixed.documents or finetune.documents)
         if finetune.watch is not None:
             sources["watched"] = self._tokens(finetune.watch.documents)
-        settings = self._finetune_node(finetune, text_length, step.target_length)
+        settings = self._finetune_node(finetune, text_length)
         watch = finetune.watch.as_base(Watched) if finetune.watch else None
         runtime = self.runtime.model_copy(update={"parallel": finetune.parallel, "watch": watch})
         name = f"{self.config.model.name}-{step.target_length}"
         return self._add("finetune", name, settings, sources, runtime=runtime)
 
-    def _finetune_node(
-        self, finetune: FinetuneSettings, text_length: int, target_length: int
-    ) -> FinetuneNode:
-        check_rows(finetune, text_length, self.config.model.original_length, target_length)
+    def _finetune_node(self, finetune: FinetuneSettings, text_length: int) -> FinetuneNode:
         training = finetune.as_base(TrainingSettings, text_length=text_length)
         return FinetuneNode(training=training, seed=self.config.seed, **self._model_use())
 
@@ -281,10 +276,6 @@ class _Builder:
         readjust = self.config.readjust
         assert readjust is not None
         extended = factor_nodes[0]
-        if extended.kind != "finetune":
-            raise UserError(
-                "readjust needs a fine-tuned model: give a step of extension a finetune."
-            )
         tuned_length = max(s.target_length for s in self.config.extension if s.finetune)
         chosen = readjust.search or self.config.search
         settings = ReadjustNode(

@@ -1,7 +1,9 @@
 """Base of all settings: types with units, marks for digests, refusal of unknown keys."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
@@ -9,11 +11,53 @@ from pydantic.fields import FieldInfo
 
 from longrope.rope.methods import METHODS
 
+Value = TypeVar("Value")
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""names are parts of the names of folders, files and rules"""
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise ValueError(
+            "names have letters, digits, '.', '_' and '-', a letter or digit first, and at most 64 of them; "
+            f"got {name!r}"
+        )
+    return name
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError(f"should name files or a folder, got {text!r}")
+    return text
+
+
+def _rising(lengths: list[int]) -> list[int]:
+    if any(after <= before for before, after in pairwise(lengths)):
+        raise ValueError(f"lengths must rise, each above the one before it; got {lengths}")
+    return lengths
+
+
+def _unique(values: list[Value]) -> list[Value]:
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} stands in it twice; leave one of them out")
+    return values
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+Place = Annotated[str, AfterValidator(_not_blank)]
+"""path or pattern"""
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+RISING = AfterValidator(_rising)
+UNIQUE = AfterValidator(_unique)
 Tokens = Annotated[int, Field(gt=0, json_schema_extra={"unit": "tokens"})]
+WindowLength = Annotated[int, Field(ge=2, json_schema_extra={"unit": "tokens"})]
 Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Revision = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 Dtype = Literal["float32", "bfloat16"]
+Lengths = Annotated[list[Tokens], Field(min_length=1), RISING]
 CHUNK_LENGTH = 4096
 """default number of tokens scored at once"""
 AttentionScale = Literal["yarn", "su"] | Annotated[float, Field(gt=0)]
@@ -48,9 +92,9 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values are frozen."""
+    """Base of all settings: unknown keys and numbers that are not finite are refused, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def as_base(self, base: type[S], **changes: object) -> S:
         """Return the values of a base class of these settings, with changes."""
@@ -93,4 +137,4 @@ class SplitRef(Settings):
     """A split of a corpus."""
 
     corpus: str = Field(description="name under `corpora`")
-    split: str = Field(description="train, validation or test")
+    split: Name = Field(description="train, validation or test")

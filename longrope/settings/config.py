@@ -1,20 +1,25 @@
-"""A whole experiment, and the constraints between its sections."""
+"""A whole experiment; `longrope.settings.sense` has the constraints between its sections."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from longrope.settings.common import CHUNK_LENGTH, AttentionScale, Settings, SplitRef, Tokens
+from longrope.settings.common import (
+    CHUNK_LENGTH,
+    NAME,
+    AttentionScale,
+    Name,
+    Seed,
+    Settings,
+    SplitRef,
+    Tokens,
+)
 from longrope.settings.search import ReadjustSettings, SearchSettings, StudySettings
 from longrope.settings.sources import CorpusSettings, ModelSettings
 from longrope.settings.tasks import EvaluateSettings
 from longrope.settings.training import FinetuneSettings
-
-CORPUS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""names of corpora are parts of the names of folders and rules"""
 
 
 class ExtensionStep(Settings):
@@ -32,10 +37,10 @@ class ExtensionStep(Settings):
 class Config(Settings):
     """A whole experiment."""
 
-    experiment: str = Field(
-        pattern="^[a-z0-9][a-z0-9-]*$", description="name of tables and figures"
+    experiment: Name = Field(
+        description="name of tables and figures", json_schema_extra={"pattern": f"^{NAME}$"}
     )
-    seed: int = Field(0, ge=0, description="seed of every random choice")
+    seed: Seed = Field(0, description="seed of every random choice")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="precision of scoring")
     attention_scale: AttentionScale = Field(
         "su", description="attention scale under searched factors: a rule by name, or a number"
@@ -61,7 +66,7 @@ class Config(Settings):
         [], description="packages whose installed version is part of every node's identity"
     )
     model: ModelSettings = Field(description="the pretrained base model")
-    corpora: dict[str, CorpusSettings] = Field(description="name -> where its documents come from")
+    corpora: dict[Name, CorpusSettings] = Field(description="name -> where its documents come from")
     search: SearchSettings = Field(description="the factor search, common to all steps")
     extension: list[ExtensionStep] = Field(
         [], description="steps of the extension, by rising target length; or a search study"
@@ -85,72 +90,36 @@ class Config(Settings):
             )
         return str(folder)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if bool(self.extension) == bool(self.search_study):
-            raise ValueError("give exactly one of extension and search_study")
-        self._check_corpora()
-        self._check_lengths()
-        return self
-
-    def _check_corpora(self) -> None:
-        for name in self.corpora:
-            if not CORPUS_NAME.fullmatch(name):
-                raise ValueError(
-                    f"corpora: names have letters, digits, '.', '_' and '-', a letter or digit first; "
-                    f"got {name!r}"
-                )
-        for key, ref in self._split_refs():
-            if ref.corpus not in self.corpora:
-                known = ", ".join(self.corpora) or "no corpus"
-                raise ValueError(
-                    f"{key}: corpus {ref.corpus!r} is not under corpora, which has {known}"
-                )
-
-    def _split_refs(self) -> Iterator[tuple[str, SplitRef]]:
+    def split_refs(self) -> Iterator[tuple[str, SplitRef]]:
         """Yield every reference to a split with the key that holds it."""
-        yield "search.documents", self.search.documents
-        for index, step in enumerate(self.extension):
-            if step.search:
-                yield f"extension.{index}.search.documents", step.search.documents
-            if step.finetune:
-                yield f"extension.{index}.finetune.documents", step.finetune.documents
-                mixed = step.finetune.mixed_window
-                if mixed and mixed.documents:
-                    yield f"extension.{index}.finetune.mixed_window.documents", mixed.documents
-                if watch := step.finetune.watch:
-                    yield f"extension.{index}.finetune.watch.documents", watch.documents
+        for key, search in self.searches():
+            yield f"{key}.documents", search.documents
+        for key, finetune, _ in self.finetunings():
+            yield f"{key}.documents", finetune.documents
+            if finetune.mixed_window and finetune.mixed_window.documents:
+                yield f"{key}.mixed_window.documents", finetune.mixed_window.documents
+            if finetune.watch:
+                yield f"{key}.watch.documents", finetune.watch.documents
         if self.search_study:
             yield "search_study.held_out", self.search_study.held_out
-            for name, search in self.search_study.algorithms.items():
-                yield f"search_study.algorithms.{name}.documents", search.documents
-        if self.readjust and self.readjust.search:
-            yield "readjust.search.documents", self.readjust.search.documents
         for task in self.evaluate.tasks:
             for role, ref in task.documents.items():
                 yield f"evaluate.{task.name}.corpora.{role.removeprefix('tokens-')}", ref
 
-    def _check_lengths(self) -> None:
-        previous, holder = self.model.original_length, "model.original_length"
-        shortest = min(self.evaluate.untuned_lengths, default=None)
-        if shortest is not None and shortest <= previous:
-            raise ValueError(
-                f"evaluate.untuned_lengths must exceed {holder} ({previous}), got {shortest}"
-            )
-        trained = True
+    def searches(self) -> Iterator[tuple[str, SearchSettings]]:
+        """Yield the settings of every search with the key that holds them."""
+        yield "search", self.search
         for index, step in enumerate(self.extension):
-            key = f"extension.{index}"
-            if step.target_length <= previous:
-                raise ValueError(
-                    f"{key}.target_length must exceed {holder} ({previous}), "
-                    f"got {step.target_length}"
-                )
-            if step.finetune and not trained:
-                raise ValueError(
-                    f"{key}.finetune cannot follow a step without finetune; move it earlier"
-                )
-            previous, holder, trained = (
-                step.target_length,
-                f"{key}.target_length",
-                bool(step.finetune),
-            )
+            if step.search:
+                yield f"extension.{index}.search", step.search
+        if self.readjust and self.readjust.search:
+            yield "readjust.search", self.readjust.search
+        if self.search_study:
+            for name, search in self.search_study.algorithms.items():
+                yield f"search_study.algorithms.{name}", search
+
+    def finetunings(self) -> Iterator[tuple[str, FinetuneSettings, int]]:
+        """Yield the settings of every fine-tuning with the key that holds them, and its target length."""
+        for index, step in enumerate(self.extension):
+            if step.finetune:
+                yield f"extension.{index}.finetune", step.finetune, step.target_length

@@ -8,32 +8,45 @@ from typing import Any
 import yaml
 
 from longrope import reading
-from longrope.errors import UserError, validated
+from longrope.errors import UserError
+from longrope.settings.checking import check
 from longrope.settings.config import Config
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read and check a configuration file.
+    """Read and check a configuration file; arguments of `read`.
+
+    Raises:
+        UserError: naming the file and the first wrong key, with a suggestion for a misspelt one.
+    """
+    return parse(read(path, overrides), source=f"{path} with --config" if overrides else str(path))
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> object:
+    """Read a configuration file without checking its settings.
 
     Args:
         path: of the YAML file.
         overrides: `key=value`, laid over the file as Snakemake lays its --config over it.
 
     Raises:
-        UserError: naming the file and the first wrong key, with a suggestion for a misspelt one.
+        UserError: if the file cannot be read, or an override is not of that form.
     """
     raw = reading.read_yaml(path, "configuration", "give a YAML file")
-    if overrides and isinstance(raw, dict):
-        raw = _merged(raw, parse_overrides(overrides))
-        return parse(raw, source=f"{path} with --config")
-    return parse(raw, source=str(path))
+    over = parse_overrides(overrides)
+    return _merged(raw, over) if over and isinstance(raw, dict) else raw
 
 
 def parse(raw: object, *, source: str) -> Config:
     """Return the checked settings of a mapping read from `source`; raises as `load` does."""
     if not isinstance(raw, dict):
         raise UserError(f"{source} must be a mapping of settings, got {type(raw).__name__}.")
-    return validated(Config, raw, source=source, see="config/README.md")
+    checked = check(raw)
+    if checked.config is None or checked.mistakes:
+        first, number = checked.mistakes[0], len(checked.mistakes)
+        more = f" It is the first of {number} mistakes; `longrope check CONFIG` lists all of them."
+        raise UserError(f"{source}: {first}{more * (number > 1)}")
+    return checked.config
 
 
 # Overrides ----------------------------------------------------------------------------------------

@@ -12,7 +12,10 @@ from longrope.settings.algorithms import (
     EvolutionSettings,
     PublicEvolutionSettings,
 )
-from longrope.settings.common import UNLESS_DEFAULT, Settings, SplitRef, Tokens
+from longrope.settings.common import UNIQUE, UNLESS_DEFAULT, Lengths, Name, Seed, Settings, SplitRef
+
+MOST_STEPS = 1_000_000
+"""attention scales that a search chooses among at most"""
 
 
 class AttentionScales(Settings):
@@ -27,6 +30,11 @@ class AttentionScales(Settings):
         if self.high < self.low + self.step:
             raise ValueError(
                 f"high must be at least low + step ({self.low + self.step:g}), got {self.high:g}"
+            )
+        if self.high - self.low > MOST_STEPS * self.step:
+            raise ValueError(
+                f"step must be at least {(self.high - self.low) / MOST_STEPS:g}, a millionth of high - low, "
+                f"got {self.step:g}"
             )
         return self
 
@@ -54,6 +62,7 @@ class SearchMethod(Settings):
     max_factor_ratio: float = Field(
         1.25,
         ge=1,
+        le=1000,
         description="upper bound of a factor over the scale; unless given, 2 with a critical dimension",
     )
     critical_dimension: Annotated[
@@ -66,9 +75,10 @@ class SearchMethod(Settings):
     attention_scales: Annotated[AttentionScales | None, UNLESS_DEFAULT] = Field(
         None, description="attention scales to search; null: the top-level attention_scale"
     )
-    grid: float = Field(0.01, gt=0, description="step of a factor")
-    start_tokens: list[Annotated[int, Field(ge=0)]] = Field(
+    grid: float = Field(0.01, ge=1e-6, description="step of a factor")
+    start_tokens: Annotated[list[Annotated[int, Field(ge=0)]], UNIQUE] = Field(
         [0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256],
+        min_length=1,
         description="candidates for the number of start tokens left unscaled",
     )
 
@@ -149,7 +159,7 @@ class SearchSettings(SearchMethod):
 class ReadjustSettings(Settings):
     """Short-length factors of the extended model (paper, section 3.3)."""
 
-    lengths: list[Tokens] = Field(description="lengths that get their own factors")
+    lengths: Lengths = Field(description="lengths that get their own factors")
     num_attention_scales: int = Field(
         1,
         gt=0,
@@ -161,9 +171,11 @@ class ReadjustSettings(Settings):
 class StudySettings(Settings):
     """Search algorithms compared over seeds and lengths on the base model."""
 
-    algorithms: dict[str, SearchSettings] = Field(description="name in the table -> search")
-    lengths: list[Tokens] = Field(description="target lengths")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(description="one search for each")
+    algorithms: dict[Name, SearchSettings] = Field(
+        min_length=1, description="name in the table -> search"
+    )
+    lengths: Lengths = Field(description="target lengths")
+    seeds: Annotated[list[Seed], UNIQUE] = Field(min_length=1, description="one search for each")
     held_out: SplitRef = Field(description="documents no search sees, scored once with its result")
     num_held_out: int = Field(
         20,

@@ -1,13 +1,23 @@
 """Sources of the base model and the corpora."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from longrope.settings.common import Count, HubFiles, Settings, Tokens
+from longrope.settings.common import (
+    NAME,
+    Count,
+    HubFiles,
+    Name,
+    Place,
+    Settings,
+    Tokens,
+    WindowLength,
+)
 
 Bos = Literal["auto", "always", "never"]
 RopeScaling = Literal["refuse", "drop"]
+Places = Annotated[list[Place], Field(min_length=1)]
 
 
 class ModelShape(Settings):
@@ -31,10 +41,12 @@ class ModelShape(Settings):
 class ModelSettings(Settings):
     """The pretrained base model."""
 
-    name: str = Field(pattern="^[a-z0-9][a-z0-9.-]*$", description="short name used in labels")
-    path: str | None = Field(None, description="local folder with config.json and safetensors")
+    name: Name = Field(
+        description="short name used in labels", json_schema_extra={"pattern": f"^{NAME}$"}
+    )
+    path: Place | None = Field(None, description="local folder with config.json and safetensors")
     hub: HubFiles | None = Field(None, description="hub repository, instead of `path`")
-    original_length: Tokens = Field(description="context window of the base model")
+    original_length: WindowLength = Field(description="context window of the base model")
     full_attention: bool = Field(
         False, description="switch a sliding window off; without it such a model is refused"
     )
@@ -53,18 +65,12 @@ class ModelSettings(Settings):
         None, description="shape of a hub model, for estimates of cost before it is fetched"
     )
 
-    @model_validator(mode="after")
-    def _path_or_hub(self) -> Self:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("give exactly one of path and hub")
-        return self
-
 
 class PackageSource(Settings):
     """Documents inside pinned packages, as listed in a catalogue."""
 
     kind: Literal["package"] = Field(description="documents inside packages")
-    catalogue: str = Field("resources/corpora.yaml", description="file that lists the documents")
+    catalogue: Place = Field("resources/corpora.yaml", description="file that lists the documents")
     corpus: str = Field(description="name of the corpus in the catalogue")
 
 
@@ -72,7 +78,7 @@ class HubSource(HubFiles):
     """Text, JSON or Parquet files of a hub dataset; no loader script is ever run."""
 
     kind: Literal["hub"] = Field(description="files of a dataset repository")
-    files: dict[str, list[str]] = Field(
+    files: dict[Name, Places] = Field(
         description="split -> files, folders or patterns in the repository"
     )
     column: str = Field("text", description="column that holds a document's text")
@@ -82,7 +88,7 @@ class LocalSource(Settings):
     """Text or JSON (also compressed by gzip or Zstandard) or Parquet files of the user's own."""
 
     kind: Literal["local"] = Field(description="files of your own")
-    files: dict[str, list[str]] = Field(
+    files: dict[Name, Places] = Field(
         description="split -> files, folders (all documents below them) or patterns; they are read in the "
         "order of their names"
     )
@@ -116,7 +122,7 @@ class CorpusSettings(Settings):
         description="whether <s>, <|endoftext|> and the like inside a document are text, or the special "
         "tokens that they spell",
     )
-    splits: dict[str, Count] | None = Field(
+    splits: dict[Name, Annotated[int, Field(gt=0, le=1000)]] | None = Field(
         None,
         description="split -> its share, to divide the only entry of source.files by document: of every five "
         "documents {train: 3, validation: 1, test: 1} makes three training documents",

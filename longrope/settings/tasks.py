@@ -12,14 +12,17 @@ from pydantic import Field, model_validator
 
 from longrope.settings.common import (
     NOT_IN_DIGEST,
+    RISING,
+    UNIQUE,
     Count,
+    Lengths,
     Method,
     Settings,
     SplitRef,
     Tokens,
+    WindowLength,
 )
 
-WindowLength = Annotated[int, Field(ge=2, json_schema_extra={"unit": "tokens"})]
 MULTIPLE_CHOICE_PROMPTS = {
     "arc_challenge": (1172, 4),
     "hellaswag": (10042, 4),
@@ -86,7 +89,9 @@ class PerplexityTask(TaskSettings):
     draws = False
     module = "perplexity"
     name: Literal["perplexity"] = Field("perplexity", description="this task")
-    lengths: dict[str, list[WindowLength]] = Field(description="name in the table -> lengths")
+    lengths: dict[str, Annotated[list[WindowLength], RISING]] = Field(
+        description="name in the table -> lengths"
+    )
     num_documents: dict[str, Count] = Field(description="name in the table -> documents per length")
     protocol: Literal["window", "sliding"] = Field(
         "window", description="window: one truncated window a document; sliding: strided windows"
@@ -137,7 +142,7 @@ class PerplexitySettings(PerplexityTask, PlannedTask):
     """Perplexity over corpora and lengths."""
 
     corpora: dict[str, SplitRef] = Field(description="name in the table -> documents")
-    methods: list[Method] = Field(
+    methods: Annotated[list[Method], UNIQUE] = Field(
         ["none", "linear", "ntk", "dynamic_ntk", "yarn", "longrope"],
         description="methods applied to the base model",
     )
@@ -153,6 +158,9 @@ class PerplexitySettings(PerplexityTask, PlannedTask):
                 raise ValueError(
                     f"{key} must name the same corpora ({expected}), got {got or 'none'}"
                 )
+        empty = [name for name, lengths in self.lengths.items() if not lengths]
+        if empty:
+            raise ValueError(f"lengths.{empty[0]} has no length; give one or leave the corpus out")
         return self
 
     @property
@@ -185,10 +193,10 @@ class PasskeySettings(PlannedTask):
 
     module = "passkey"
     name: Literal["passkey"] = Field("passkey", description="this task")
-    lengths: list[Tokens] = Field(description="prompt lengths with the answer")
+    lengths: Lengths = Field(description="prompt lengths with the answer")
     num_depths: int = Field(5, gt=0, description="depths from 0 to 1, evenly spread")
     num_trials: int = Field(10, gt=0, description="prompts per length and depth")
-    methods: Annotated[list[Method], NOT_IN_DIGEST] = Field(
+    methods: Annotated[list[Method], UNIQUE, NOT_IN_DIGEST] = Field(
         ["none", "yarn", "longrope"], description="methods applied to the base model"
     )
 
@@ -248,7 +256,7 @@ Task = Annotated[
 class EvaluateSettings(Settings):
     """Tasks that measure the base and the extended model."""
 
-    untuned_lengths: list[Tokens] = Field(
+    untuned_lengths: Annotated[list[Tokens], RISING] = Field(
         [],
         description="lengths at which factors are searched on the base model, for comparison; those of the "
         "method longrope",
@@ -256,16 +264,6 @@ class EvaluateSettings(Settings):
     perplexity: PerplexitySettings | None = Field(None, description="skipped if left out")
     passkey: PasskeySettings | None = Field(None, description="skipped if left out")
     benchmarks: MultipleChoiceSettings | None = Field(None, description="skipped if left out")
-
-    @model_validator(mode="after")
-    def _searched_factors(self) -> Self:
-        for task in self.tasks:
-            if "longrope" in task.base_methods and not self.untuned_lengths:
-                raise ValueError(
-                    f"{task.name}.methods has longrope, which needs factors searched on the base model; give "
-                    f"untuned_lengths, or give {task.name}.methods without longrope"
-                )
-        return self
 
     @property
     def tasks(self) -> list[PlannedTask]:

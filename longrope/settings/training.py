@@ -31,7 +31,10 @@ class ParallelSettings(Settings):
         "none", description="what DeepSpeed keeps in main memory; all is optimizer and weights"
     )
     sequence_parallel: int | None = Field(
-        None, gt=0, description="processes that share a row; as many of the job's as can if null"
+        None,
+        gt=0,
+        le=1024,
+        description="processes that share a row; as many of the job's as can if null",
     )
     tile_length: Tokens | None = Field(
         None, description="tokens whose logits are there at once; all if null"
@@ -141,7 +144,7 @@ def check_batch(batch_size: int, micro_batch_size: int) -> None:
 
 def _nearest_divisor(limit: int, number: int) -> int:
     """Return the largest divisor of a number that is at most `limit`."""
-    return next(size for size in range(limit, 0, -1) if number % size == 0)
+    return next(size for size in range(min(limit, number), 0, -1) if number % size == 0)
 
 
 class MixedWindowSettings(Settings):
@@ -194,7 +197,9 @@ class TrainingSettings(Settings):
         description="cut chunks from all documents, one after the other in random order, so that none is too "
         "short; else each from one document that fills a chunk with BOS, where model.bos has it, and EOS",
     )
-    batch_size: int = Field(32, gt=0, description="chunks per optimizer step, over all devices")
+    batch_size: int = Field(
+        32, gt=0, le=2**20, description="chunks per optimizer step, over all devices"
+    )
     learning_rate: float = Field(2e-5, gt=0, description="peak learning rate")
     schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="after warm-up")
     warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up")

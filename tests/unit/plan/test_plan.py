@@ -425,7 +425,7 @@ def test_readjusting_an_untuned_model_is_refused(root):
     def edit(raw: dict[str, Any]) -> None:
         raw["extension"] = [{"target_length": 1024}]
 
-    assert refusal(root, edit).startswith("readjust needs a fine-tuned model")
+    assert "readjust needs a fine-tuned model" in refusal(root, edit)
 
 
 # Cost of importing ------------------------------------------------------------------------------

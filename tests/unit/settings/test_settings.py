@@ -94,7 +94,7 @@ def test_a_readme_row_shows_type_unit_bounds_and_default():
     text = schema.readme_text()
     fraction = "| `mutation_probability` | number | >= 0; <= 1 | `0.3` |"
     assert fraction in text
-    assert "| `original_length` | whole number | tokens; > 0 | required |" in text
+    assert "| `original_length` | whole number | tokens; >= 2 | required |" in text
 
 
 # Loading ----------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_settings_survive_a_round_trip():
         (
             lambda raw: raw["search"].update(algorithm="evolutoin"),
             "search.algorithm should have a name out of 'auto', 'evolution', 'evolution-public', 'cma', "
-            "'gradient'.",
+            "'gradient', got 'evolutoin' (did you mean evolution?).",
         ),
         (
             lambda raw: raw["model"].update(full_attention=3),
@@ -214,11 +214,11 @@ def test_settings_survive_a_round_trip():
         (lambda raw: raw.update(extension=[]), "give exactly one of extension and search_study."),
         (
             lambda raw: raw.update(dtype="float16"),
-            "dtype should be 'float32' or 'bfloat16', got 'float16'.",
+            "dtype should be 'float32' or 'bfloat16', got 'float16' (did you mean bfloat16?).",
         ),
         (
             lambda raw: raw.update(attention_scale="yran"),
-            "attention_scale should be 'yarn' or 'su', got 'yran'.",
+            "attention_scale should be 'yarn' or 'su', or a number, got 'yran' (did you mean yarn?).",
         ),
         (
             lambda raw: raw["model"].update(hub={"repo": "a/b", "revision": "0" * 40}),
@@ -273,12 +273,12 @@ def test_settings_survive_a_round_trip():
             "untuned_lengths, or give passkey.methods without longrope.",
         ),
         (
-            lambda raw: raw["evaluate"].update(untuned_lengths=[1024, 256]),
+            lambda raw: raw["evaluate"].update(untuned_lengths=[256, 1024]),
             "evaluate.untuned_lengths must exceed model.original_length (256), got 256.",
         ),
         (
             lambda raw: raw["corpora"]["books"]["source"].update(kind="ftp"),
-            "corpora.books.source should have a kind out of 'package', 'hub', 'local'.",
+            "corpora.books.source should have a kind out of 'package', 'hub', 'local', got 'ftp'.",
         ),
         (
             lambda raw: raw["corpora"]["books"]["source"].pop("kind"),
