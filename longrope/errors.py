@@ -215,7 +215,8 @@ def _remedy(keys: tuple[int | str, ...], schema: Schema, see: str) -> str:
     if meant != name:
         return f"did you mean {meant}?"
     below = [path for path in places[name] if _leads(keys[:-1], path[: len(keys) - 1])]
-    return f"it belongs to {'.'.join(min(below or places[name], key=len)) or 'the top level'}"
+    place = min(below or places[name], key=lambda path: len(path))
+    return f"it belongs to {'.'.join(place) or 'the top level'}"
 
 
 def _leads(keys: Sequence[int | str], path: Sequence[str]) -> bool:
