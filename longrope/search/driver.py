@@ -49,14 +49,11 @@ def run_search(
 
     `begin` are the ids that every text of the objective begins with, which the provenance tells.
     """
-    algorithm = make(
-        problem,
-        settings.search.algorithm,
-        num_documents=len(objective.documents),
-        seed=settings.seed,
-    )
+    chosen, num_documents = settings.search.algorithm, len(objective.documents)
+    algorithm = make(problem, chosen, num_documents=num_documents, seed=settings.seed)
     facts = {**search_provenance(settings), "bos": bos_label(begin), **objective.counts}
-    return search(problem, algorithm, objective, history, facts)
+    most = chosen.max_scorings(num_documents, len(problem.space.start_tokens))
+    return search(problem, algorithm, objective, history, facts, max_scorings=most)
 
 
 def search(
@@ -65,21 +62,34 @@ def search(
     objective: Objective,
     history: Path,
     provenance: Mapping[str, str | int | float],
+    *,
+    max_scorings: int | None = None,
 ) -> RopeFactors:
     """Run an algorithm and return the best factors; `history` gets one JSON line per candidate.
+
+    `max_scorings` are the algorithm's, for the total of the progress bar, which has none without it.
 
     Raises:
         ValueError: if no candidate has a finite perplexity.
     """
-    with history.open("w") as stream, Progress() as progress:
+    total = _most_tokens(objective, max_scorings)
+    with history.open("w") as stream, Progress(total) as progress:
         recorder = _Recorder(problem, objective, stream, progress)
         while not algorithm.finished:
             candidates = algorithm.ask()
-            scores = recorder.score(candidates, algorithm.iteration, algorithm.remaining)
+            scores = recorder.score(candidates, algorithm.iteration)
             losses = [[Loss(score.loss, score.mean_gradient) for score in row] for row in scores]
             algorithm.tell(candidates, losses)
-            progress.show(recorder.count, perplexity(algorithm.best.loss))
+            progress.show(recorder.count, recorder.best)
         return _with_provenance(algorithm, recorder, provenance)
+
+
+def _most_tokens(objective: Objective, max_scorings: int | None) -> int | None:
+    """Return the most tokens of some scorings and of the best candidate's without start tokens."""
+    if max_scorings is None:
+        return None
+    longest = max(map(objective.tokens, objective.documents))
+    return (max_scorings + len(objective.documents)) * longest
 
 
 ScoreRequest = tuple[Individual, int, bool]
@@ -101,32 +111,30 @@ class _Recorder:
         self.stream = stream
         self.progress = progress
         self.count = 0
+        self.best = math.inf
+        """perplexity of the best candidate that was scored on all documents"""
         self.individuals: set[Individual] = set()
         self.failed: set[Individual] = set()
         self.scored_tokens = 0
         """of all that was scored; the same individual on the same document counts once"""
         self._counted: set[ScoreRequest] = set()
 
-    def score(
-        self, candidates: Sequence[Candidate], iteration: int, remaining: int
-    ) -> list[list[Score]]:
+    def score(self, candidates: Sequence[Candidate], iteration: int) -> list[list[Score]]:
         """Return the scores of candidates by document; a loss that is not finite is inf."""
-        scores = self._scores(candidates, iteration, remaining)
+        scores = self._scores(candidates)
         for candidate, row in zip(candidates, scores, strict=True):
             self._record(iteration, candidate, row)
         return scores
 
-    def without_start_tokens(self, individual: Individual, iteration: int) -> float:
+    def without_start_tokens(self, individual: Individual) -> float:
         """Return an individual's perplexity without start tokens: counted, but no candidate."""
         exported = replace(individual, num_start_tokens=0)
         candidate = Candidate(exported, "export", self.objective.documents)
-        (row,) = self._scores([candidate], iteration, 1)
+        (row,) = self._scores([candidate])
         self._spend(candidate)
         return _perplexity(row)
 
-    def _scores(
-        self, candidates: Sequence[Candidate], iteration: int, remaining: int
-    ) -> list[list[Score]]:
+    def _scores(self, candidates: Sequence[Candidate]) -> list[list[Score]]:
         """Return scores by candidate and document, and show progress."""
         composed = {c.individual: self.problem.compose(c.individual) for c in candidates}
         requests = [request for c in candidates for request in _requests(c)]
@@ -134,7 +142,6 @@ class _Recorder:
             self.objective.unit(composed[i], document, slope) for i, document, slope in requests
         ]
         new = set(requests) - self._counted
-        self.progress.begin(iteration, self._cost(new), len(candidates), remaining)
 
         def done(position: int) -> None:
             if (request := requests[position]) in new:
@@ -154,6 +161,8 @@ class _Recorder:
         self._spend(candidate)
         self.individuals.add(candidate.individual)
         self.count += 1
+        if candidate.documents == self.objective.documents:
+            self.best = min(self.best, mean)
         if not math.isfinite(mean):
             self._fail(candidate, scores)
         line = {
@@ -208,7 +217,7 @@ def _with_provenance(
     result = algorithm.best
     if not math.isfinite(result.loss):
         raise ValueError(f"none of {recorder.count} candidates has a finite perplexity")
-    exported = recorder.without_start_tokens(result.individual, algorithm.iteration)
+    exported = recorder.without_start_tokens(result.individual)
     facts: dict[str, str | int | float] = {
         **provenance,
         "perplexity": perplexity(result.loss),

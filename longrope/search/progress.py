@@ -1,53 +1,39 @@
-"""The progress bar of a search: tokens as the search counts them, with the best perplexity so far."""
+"""The progress bar of a search: tokens as the search counts them, with the best comparable perplexity."""
 
+import math
 from typing import Any, Self
 
 from tqdm import tqdm
 
 
 class Progress:
-    """Shows tokens and the time left by tokens, candidates and the best perplexity."""
+    """Shows tokens and the time left by tokens, candidates and the best perplexity on all documents.
 
-    def __init__(self) -> None:
-        self._bar: Any = tqdm(desc="search", unit="token", unit_scale=True, mininterval=1.0)
-        self._iteration = -1
-        self._asked = 0
-        """tokens of this iteration"""
-        self._num_candidates = 1
-        self._dearness = 0.0
-        """tokens per candidate of the iteration before"""
+    The total is the most that the search can score and never changes. A search that scores less, since
+    candidates came to the same factors, skips the rest at its end.
+    """
+
+    def __init__(self, total: int | None = None) -> None:
+        self._bar: Any = tqdm(
+            desc="search", unit="token", unit_scale=True, mininterval=1.0, total=total
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is None:
-            self._bar.total = self._bar.n
+        if error is None and self._bar.total is not None:
+            self._bar.update(self._bar.total - self._bar.n)
         self._bar.close()
 
-    def begin(self, iteration: int, num_tokens: int, num_candidates: int, remaining: int) -> None:
-        """Estimate the remaining cost from the cost per candidate of this iteration or the one before.
-
-        The larger of the two estimates is used, since some iterations score few documents.
-
-        Args:
-            iteration: from 0; the check without start tokens is part of the last one.
-            num_tokens: that are asked for now, and were not before.
-            num_candidates: that are asked for now.
-            remaining: candidates of this iteration and, by estimate, of those after it.
-        """
-        if iteration != self._iteration:
-            self._dearness = self._asked / self._num_candidates
-            self._iteration, self._asked, self._num_candidates = iteration, 0, num_candidates
-        before = self._bar.n - self._asked
-        self._asked += num_tokens
-        dearness = max(self._dearness, self._asked / self._num_candidates)
-        self._bar.total = before + max(self._asked, round(dearness * remaining))
-
     def count(self, num_tokens: int) -> None:
-        """Count tokens that were not scored before and are now."""
-        self._bar.update(num_tokens)
+        """Count tokens that were not scored before and are now, up to the total."""
+        left = math.inf if self._bar.total is None else self._bar.total - self._bar.n
+        self._bar.update(min(num_tokens, left))
 
     def show(self, num_candidates: int, best: float) -> None:
-        """Show how many candidates were scored and the best perplexity among them."""
-        self._bar.set_postfix_str(f"{num_candidates} candidates, best perplexity {best:.3f}")
+        """Show how many candidates were scored, and the best perplexity on all documents if there is one."""
+        text = f"{num_candidates} candidates"
+        if math.isfinite(best):
+            text += f", best perplexity on all documents {best:.3f}"
+        self._bar.set_postfix_str(text)

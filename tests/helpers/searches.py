@@ -142,10 +142,6 @@ class Scripted:
         return self.iteration == len(self.groups)
 
     @property
-    def remaining(self) -> int:
-        return sum(map(len, self.groups[self.iteration :]))
-
-    @property
     def best(self) -> Best:
         return Best(self.groups[0][0].individual, 0.5)
 

@@ -55,10 +55,6 @@ class Algorithm(Protocol):
         """Whether all candidates have been asked for."""
 
     @property
-    def remaining(self) -> int:
-        """Estimated number of candidates without losses, those just asked for included."""
-
-    @property
     def best(self) -> Best:
         """The best so far; final once finished."""
 

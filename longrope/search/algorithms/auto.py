@@ -27,8 +27,7 @@ class Auto(Ramping):
         )
         self._budgets = (ramps, knots)
         self._num_knots = settings.num_knots
-        moves = ramps.num_candidates + knots.num_candidates
-        super().__init__(problem, settings, num_documents, seed, num_moves=moves)
+        super().__init__(problem, settings, num_documents, seed)
 
     def _script(self) -> Script:
         ramp_budget, knot_budget = self._budgets

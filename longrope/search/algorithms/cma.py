@@ -6,7 +6,7 @@ from longrope.search.algorithms.curves import Knots
 from longrope.search.algorithms.problem import Problem
 from longrope.search.algorithms.ramping import Budget, Evolving
 from longrope.search.algorithms.script import Script
-from longrope.settings.algorithms import SELECTED, CmaSettings
+from longrope.settings.algorithms import CmaSettings
 
 
 class Cma(Evolving):
@@ -22,8 +22,6 @@ class Cma(Evolving):
             step=settings.step,
         )
         self._num_knots = settings.num_knots
-        spent = self._budget.num_candidates + len(problem.space.start_tokens)
-        self.num_candidates = len(problem.seeds) + spent + SELECTED
         super().__init__(problem.space, problem.seeds, num_documents, seed)
 
     def _script(self) -> Script:

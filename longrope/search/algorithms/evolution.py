@@ -48,13 +48,6 @@ class Generations:
         return self.iteration > self.settings.num_iterations
 
     @property
-    def remaining(self) -> int:
-        """Candidates without losses, if the space has enough unseen ones."""
-        children = self.settings.num_mutations + self.settings.num_crossovers
-        left = (self.settings.num_iterations + 1 - self.iteration) * children
-        return left + (self.settings.population_size - children) * (self.iteration == 0)
-
-    @property
     def best(self) -> Best:
         """The best scored individual so far."""
         return Best(self.parents[0].individual, self.parents[0].loss)

@@ -57,7 +57,7 @@ class Gradient(Ramping):
     ) -> None:
         self._num_steps = settings.num_steps
         self._step = settings.step
-        super().__init__(problem, settings, num_documents, seed, num_moves=settings.num_steps)
+        super().__init__(problem, settings, num_documents, seed)
 
     def _script(self) -> Script:
         start, point = yield from self.begin()

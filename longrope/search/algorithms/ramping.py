@@ -25,7 +25,7 @@ from longrope.search.algorithms.curves import (
 from longrope.search.algorithms.problem import Problem
 from longrope.search.algorithms.script import Rows, Script, Scripted, means
 from longrope.search.algorithms.space import Individual
-from longrope.settings.algorithms import SELECTED, RampSettings
+from longrope.settings.algorithms import RampSettings
 
 Points: TypeAlias = Generator[list[Candidate], Rows, list[Vector]]
 """a part of a script that returns the points of a curve it passed"""
@@ -45,11 +45,6 @@ class Budget:
     num_generations: int
     step: float
     """first standard deviation of a variable"""
-
-    @property
-    def num_candidates(self) -> int:
-        """Individuals of all generations."""
-        return self.generation_size * self.num_generations
 
 
 def spread(choices: Sequence[int], count: int) -> tuple[int, ...]:
@@ -110,18 +105,9 @@ class Ramping(Evolving):
     """Base class: starts from the best preset ramp."""
 
     def __init__(
-        self,
-        problem: Problem,
-        settings: RampSettings,
-        num_documents: int,
-        seed: int,
-        *,
-        num_moves: int,
+        self, problem: Problem, settings: RampSettings, num_documents: int, seed: int
     ) -> None:
-        """Begin; preset ramps compete with the other seeds.
-
-        `num_moves` are the candidates between that comparison and the start tokens.
-        """
+        """Begin; preset ramps compete with the other seeds."""
         turns = log_turns(problem.geometry, np.array(problem.base), problem.source_length)
         self.ramp = Ramp(turns, problem.scale)
         starts = {f"ramp-{fast:g}-{slow:g}": ramp_point(fast, slow) for fast, slow in RAMPS}
@@ -134,8 +120,6 @@ class Ramping(Evolving):
         self._start_documents = settings.start_documents
         choices = spread(problem.space.start_tokens, settings.start_token_choices)
         space = replace(problem.space, start_tokens=choices)
-        spent = num_moves + len(space.start_tokens)
-        self.num_candidates = len(problem.seeds) + len(starts) + spent + SELECTED
         super().__init__(space, {**problem.seeds, **ramps}, num_documents, seed)
 
     def begin(self) -> Start:

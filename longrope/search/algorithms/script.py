@@ -26,10 +26,7 @@ def means(rows: Rows) -> list[float]:
 
 
 class Scripted:
-    """Runs a script by ask and tell; a subclass defines `_script` and its number of candidates."""
-
-    num_candidates: int
-    """candidates of the whole script, about"""
+    """Runs a script by ask and tell; a subclass defines `_script`."""
 
     def __init__(
         self, space: Space, seeds: Mapping[str, Individual], num_documents: int, seed: int
@@ -39,7 +36,6 @@ class Scripted:
         self.documents = tuple(range(num_documents))
         self.generator = np.random.default_rng(seed)
         self.iteration = 0
-        self._num_asked = 0
         self._sound: dict[Individual, str] = {}
         self._best = Best(next(iter(seeds.values())), math.inf)
         self._running = self._script()
@@ -52,11 +48,6 @@ class Scripted:
     def finished(self) -> bool:
         """Whether the script has returned."""
         return self._asked is None
-
-    @property
-    def remaining(self) -> int:
-        """Estimated number of candidates without losses."""
-        return 0 if self.finished else max(self.num_candidates - self._num_asked, 1)
 
     @property
     def best(self) -> Best:
@@ -77,7 +68,6 @@ class Scripted:
         for candidate, mean in zip(candidates, means(losses), strict=True):
             if math.isfinite(mean):
                 self._sound[candidate.individual] = candidate.origin
-        self._num_asked += len(candidates)
         self.iteration += 1
         try:
             self._asked = self._running.send(losses)

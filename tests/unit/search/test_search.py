@@ -176,22 +176,6 @@ def test_a_search_ends_after_as_many_tells_as_its_settings_say(name, tells):
 
 
 @every_algorithm
-def test_what_remains_is_what_will_be_asked_for(name):
-    algorithm = make(name)
-    counted = []
-    while not algorithm.finished:
-        remaining, candidates = algorithm.remaining, algorithm.ask()
-        algorithm.tell(candidates, losses_under(candidates, hill))
-        counted.append((remaining, len(candidates)))
-    counts = [count for _, count in counted]
-    # what is selected from may be fewer
-    assert [remaining for remaining, _ in counted] == [
-        pytest.approx(sum(counts[index:]), abs=2) for index in range(len(counts))
-    ]
-    assert algorithm.remaining == 0
-
-
-@every_algorithm
 @effort(max_examples=8)
 @given(seed=seeds)
 def test_the_best_had_the_lowest_loss_of_all_that_every_document_scored(name, seed):
