@@ -5,8 +5,8 @@ anything is fetched. Numbers are upper bounds where a run may find work already 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from longrope.cost.shapes import OPTIMIZER_BYTES, Shape
 from longrope.errors import UserError
@@ -124,11 +124,11 @@ def _scoring(
     flops = sum(p.count * shape.forward_flops(p.tokens, p.logits) for p in passes)
     weights = shape.weight_bytes(dtype)
     memory = _Memory("multiple_choice" if prompts else "score", weights, lambda _: weights + held)
-    return Estimate(
+    return replace(
+        memory.on(machine, gpus=min(1, machine.gpus_per_node)),
         tokens=sum(p.count * p.tokens for p in passes),
         flops=flops,
         seconds=flops / machine.scoring_speed,
-        **memory.on(machine, gpus=min(1, machine.gpus_per_node)),
     )
 
 
@@ -165,12 +165,12 @@ def _training(
     counts = range(1, MOST_GPUS + 1)
     gpus = memory.gpus(machine, [n for n in counts if parallel.can_spread(n, divided, **batch)])
     flops = rows * shape.training_flops(length, checkpointing=on_gpu, frozen=trained.added > 0)
-    return Estimate(
+    return replace(
+        memory.on(machine, gpus=gpus),
         tokens=rows * length,
         flops=flops,
         seconds=flops / machine.training_speed / max(1, gpus),
         disk_bytes=shape.weight_bytes("float32"),
-        **memory.on(machine, gpus=gpus),
     )
 
 
@@ -245,23 +245,23 @@ class _Memory:
     def _fits(self, machine: Machine, gpus: int) -> bool:
         return CUDA_BYTES + self.computing(gpus) <= GPU_SHARE * machine.gpu_memory
 
-    def on(self, machine: Machine, *, gpus: int) -> dict[str, Any]:
-        """Return the fields of an estimate on devices, nodes and memory."""
+    def on(self, machine: Machine, *, gpus: int) -> Estimate:
+        """Return the part of an estimate on devices, nodes and memory."""
         host: float = PROCESS_BYTES[self.process]
         if not gpus:
             host += self.computing(1) + self.offloaded
-            return {"host_bytes": host, "fits": host <= 1e9 * machine.host_memory_gb}
+            return Estimate(host_bytes=host, fits=host <= 1e9 * machine.host_memory_gb)
         fewest = -(-gpus // machine.gpus_per_node)
         # a job has as many GPUs on each of its nodes
         nodes = next(nodes for nodes in range(fewest, gpus + 1) if gpus % nodes == 0)
-        return {
-            "gpu_bytes": CUDA_BYTES + self.computing(gpus),
-            "host_bytes": (host + CUDA_HOST_BYTES + self.loaded) * (gpus // nodes)
-            + self.offloaded / nodes,
-            "gpus": gpus,
-            "nodes": nodes,
-            "fits": self._fits(machine, gpus),
-        }
+        host = (host + CUDA_HOST_BYTES + self.loaded) * (gpus // nodes)
+        return Estimate(
+            gpu_bytes=CUDA_BYTES + self.computing(gpus),
+            host_bytes=host + self.offloaded / nodes,
+            gpus=gpus,
+            nodes=nodes,
+            fits=self._fits(machine, gpus),
+        )
 
 
 # Resources of jobs --------------------------------------------------------------------------------

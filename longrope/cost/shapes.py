@@ -7,7 +7,6 @@ vocabulary, L layers. A multiplication with its addition is 2 FLOPs.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 BYTES = {"float32": 4, "bfloat16": 2}
 """bytes of a number by name of its dtype"""
@@ -18,10 +17,10 @@ OPTIMIZER_BYTES = 12
 CHECKPOINT_BYTES = 4
 """of a number that checkpointing stores: under autocast the residual stream stays float32"""
 
-_REQUIRED = (
+_REQUIRED = {
     *("num_hidden_layers", "hidden_size", "num_attention_heads"),
     *("intermediate_size", "vocab_size"),
-)
+}
 
 
 @dataclass(frozen=True)
@@ -44,26 +43,27 @@ class Shape:
     """architecture, as transformers names it"""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Shape | None":
+    def of(cls, config: Mapping[str, object]) -> "Shape | None":
         """Return the shape that the keys of a config.json describe, None if one is absent."""
-        if any(config.get(name) is None for name in _REQUIRED):
+        sizes = {name: size for name, size in config.items() if isinstance(size, int)}
+        if not sizes.keys() >= _REQUIRED:
             return None
-        heads = config["num_attention_heads"]
-        width = config.get("head_dim") or config["hidden_size"] // heads
+        heads, model_type = sizes["num_attention_heads"], config.get("model_type")
+        width = sizes.get("head_dim") or sizes["hidden_size"] // heads
         return cls(
-            layers=config["num_hidden_layers"],
-            hidden=config["hidden_size"],
+            layers=sizes["num_hidden_layers"],
+            hidden=sizes["hidden_size"],
             head=width,
             queries=heads * width,
-            keys=(config.get("num_key_value_heads") or heads) * width,
-            intermediate=config["intermediate_size"],
-            vocabulary=config["vocab_size"],
+            keys=(sizes.get("num_key_value_heads") or heads) * width,
+            intermediate=sizes["intermediate_size"],
+            vocabulary=sizes["vocab_size"],
             tied=bool(config.get("tie_word_embeddings", False)),
-            model_type=config.get("model_type"),
+            model_type=model_type if isinstance(model_type, str) else None,
         )
 
     @property
-    def attention(self) -> dict[str, Any]:
+    def attention(self) -> dict[str, object]:
         """Keys of config.json that limit among how many processes attention can be divided."""
         return {
             "model_type": self.model_type,

@@ -6,7 +6,7 @@ Nothing here imports torch: the Snakefile imports it at every parse.
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from longrope.errors import UserError
 from longrope.plan.nodes import Node, Plan, Raw, StandIns
@@ -19,6 +19,7 @@ from longrope.settings.nodes import (
     FetchNode,
     FinetuneNode,
     ItemsFetch,
+    ModelUse,
     NodeRuntime,
     NodeSettings,
     ReadjustNode,
@@ -71,6 +72,8 @@ class _Builder:
         self._codes: dict[tuple[str, ...], tuple[str, dict[str, str]]] = {}
         self.versions = installed(config.identity_versions)
         self.nodes: dict[str, Node] = {}
+        self.model_use = dict(config.model.as_base(ModelUse))
+        """settings that all stages that load a model share"""
         self.runtime = NodeRuntime(
             chunk_length=config.chunk_length, micro_batch_size=config.micro_batch_size
         )
@@ -178,32 +181,32 @@ class _Builder:
             model, tuned_length, factor_nodes = tuned, step.target_length, [tuned]
         return factor_nodes
 
-    def _model_use(self) -> dict[str, Any]:
-        """Return the settings that all stages that load a model share."""
-        model = self.config.model
-        return {
-            "original_length": model.original_length,
-            "full_attention": model.full_attention,
-            "rope_scaling": model.rope_scaling,
-            "bos": model.bos,
-        }
-
     def _method(self, search: SearchSettings | None, length: int) -> SearchMethod:
         """Return the search method for a length."""
         chosen = search or self.config.search
         return chosen.as_base(SearchMethod, algorithm=chosen.algorithm.at(length))
 
     def _search_node(
-        self, search: SearchSettings | None, length: int, source_length: int, **study: Any
+        self,
+        search: SearchSettings | None,
+        length: int,
+        source_length: int,
+        *,
+        seed: int | None = None,
+        study: str | None = None,
+        num_held_out: int | None = None,
     ) -> SearchNode:
-        shared = {**self._model_use(), "dtype": self.config.dtype, "seed": self.config.seed}
         return SearchNode(
             model=self.config.model.name,
             source_length=source_length,
             target_length=length,
             attention_scale=self.config.attention_scale,
             search=self._method(search, length),
-            **shared | study,
+            dtype=self.config.dtype,
+            seed=self.config.seed if seed is None else seed,
+            study=study,
+            num_held_out=num_held_out,
+            **self.model_use,
         )
 
     def _add_search(
@@ -230,8 +233,9 @@ class _Builder:
         for name, search in study.algorithms.items():
             for length, seed in product(study.lengths, study.seeds):
                 original = self.config.model.original_length
-                held_out = {"study": name, "num_held_out": study.num_held_out}
-                settings = self._search_node(search, length, original, seed=seed, **held_out)
+                settings = self._search_node(
+                    search, length, original, seed=seed, study=name, num_held_out=study.num_held_out
+                )
                 sources = self._search_sources(search, self.base["model"])
                 sources["held_out"] = self._tokens(study.held_out)
                 label = f"{self.config.model.name}-{name}-{length}-seed{seed}"
@@ -249,7 +253,7 @@ class _Builder:
         text_length = finetune.text_length or step.target_length
         # None lets the launcher choose a size that divides; `longrope.cost.estimate` asks for as many GPUs
         size = finetune.parallel.sequence_parallel or 1
-        check_division(size, text_length, dict[str, Any](self.sources.shape()))
+        check_division(size, text_length, self.sources.shape())
         sources: dict[str, Node | Raw] = {
             "model": model,
             "factors": search,
@@ -269,7 +273,7 @@ class _Builder:
 
     def _finetune_node(self, finetune: FinetuneSettings, text_length: int) -> FinetuneNode:
         training = finetune.as_base(TrainingSettings, text_length=text_length)
-        return FinetuneNode(training=training, seed=self.config.seed, **self._model_use())
+        return FinetuneNode(training=training, seed=self.config.seed, **self.model_use)
 
     def _add_readjust(self, factor_nodes: list[Node]) -> Node:
         """Add the search of short-length factors; the node holds the whole table by length."""
@@ -286,7 +290,7 @@ class _Builder:
             search=self._method(chosen, max(readjust.lengths)),
             dtype=self.config.dtype,
             seed=self.config.seed,
-            **self._model_use(),
+            **self.model_use,
         )
         sources = self._search_sources(chosen, extended)
         sources |= {f"factors-{index}": node for index, node in enumerate(factor_nodes)}
@@ -346,7 +350,7 @@ class _Builder:
                 "method": method,
                 "dtype": self.config.dtype,
                 "seed": self.config.seed if task.draws else None,
-                **self._model_use(),
+                **self.model_use,
             }
         )
         name = f"{self.config.model.name}-{task.name}-{variant}-{method.replace('_', '-')}"

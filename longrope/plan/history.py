@@ -6,9 +6,8 @@ A specification is the entry of a node in a plan file, or `node` in a manifest.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-Spec = Mapping[str, Any]
+from longrope.plan.nodes import RawSpec, Spec
 
 LONGEST_VALUE = 60
 """Characters of a setting's value that are shown."""
@@ -72,13 +71,15 @@ def _replaced(key: str | None, earlier: str | None) -> str:
 
 def _files(now: Spec, before: Spec) -> Iterator[Difference]:
     for role in _names(now["raw"], before.get("raw", {})):
-        new, old = (spec.get("raw", {}).get(role, {}).get("files", {}) for spec in (now, before))
+        new, old = (
+            spec.get("raw", {}).get(role, RawSpec()).get("files", {}) for spec in (now, before)
+        )
         for name in _names(new, old):
             if new.get(name) != old.get(name):
                 yield Difference("file", f"{name} ({role}) {_fate(name, new, old)}")
 
 
-def _fate(name: str, new: Mapping[str, Any], old: Mapping[str, Any]) -> str:
+def _fate(name: str, new: Mapping[str, object], old: Mapping[str, object]) -> str:
     if name in new and name in old:
         return "has other contents"
     return "is new" if name in new else "is gone"
@@ -105,7 +106,7 @@ def _versions(now: Spec, before: Spec) -> Iterator[Difference]:
 # Words --------------------------------------------------------------------------------------------
 
 
-def _changes(new: Mapping[str, Any], old: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _changes(new: Mapping[str, object], old: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Yield each name whose value differs, and the words that follow it."""
     for name in _names(new, old):
         if name not in old:
@@ -116,12 +117,12 @@ def _changes(new: Mapping[str, Any], old: Mapping[str, Any]) -> Iterator[tuple[s
             yield name, f": {_shown(old[name])} -> {_shown(new[name])}"
 
 
-def _names(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+def _names(new: Mapping[str, object], old: Mapping[str, object]) -> list[str]:
     """Return the names of both in the order of the new, then those that are gone."""
     return [*new, *(name for name in old if name not in new)]
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield dotted names and values; a list counts as one value unless it holds mappings."""
     if isinstance(value, Mapping) and value:
         for name, inner in value.items():
@@ -133,6 +134,6 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

@@ -28,6 +28,30 @@ UNHASHED_INPUTS = frozenset({"watched"})
 """roles of inputs that are used for monitoring only, and excluded from the digest"""
 
 
+class Spec(TypedDict, total=False):
+    """Entry of a node in a plan file, or `node` in a manifest, which lacks keys that are newer than it."""
+
+    kind: str
+    label: str
+    digest: str
+    settings: Mapping[str, object]
+    runtime: Mapping[str, object]
+    inputs: Mapping[str, str]
+    """role -> directory of a node inside the store"""
+    raw: Mapping[str, "RawSpec"]
+    code: str
+    modules: Sequence[str]
+    parts: Mapping[str, str]
+    versions: Mapping[str, str]
+
+
+class RawSpec(TypedDict, total=False):
+    """A `Raw` in a `Spec`."""
+
+    path: str
+    files: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Raw:
     """Files that no node makes, identified by their contents."""
@@ -86,7 +110,7 @@ class Node:
         """Path of the node's directory inside the store."""
         return f"{self.kind}/{self.name}"
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> Spec:
         """Return the entry of a plan file by which a job computes this node."""
         return {
             "kind": self.kind,

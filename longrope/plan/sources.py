@@ -7,7 +7,6 @@ import glob
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from longrope import reading
 from longrope.data.documents import readable
@@ -122,7 +121,7 @@ class Sources:
         warning = length_warning(config, model.original_length) if "model_type" in config else None
         return [] if warning is None else [f"model {model.name}: {warning}"]
 
-    def _model_config(self) -> dict[str, Any]:
+    def _model_config(self) -> dict[str, object]:
         """Return config.json of a local base model; raises UserError if it cannot be extended."""
         model = self.config.model
         assert model.path is not None

@@ -7,15 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from longrope import reading
 from longrope.plan.history import Difference, differences
-from longrope.plan.nodes import Node, Plan
+from longrope.plan.nodes import Node, Plan, Spec
 from longrope.store import gc
 from longrope.store.identity import canonical
 
 STATES = ("done", "running", "stale", "missing")
+
+
+class Manifest(TypedDict, total=False):
+    """Content of manifest.json, as far as the status of a node goes."""
+
+    node: Spec
+    files: Mapping[str, Mapping[str, int | str]]
+    """name -> size and sha256"""
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class NodeStatus:
 
     state: str
     """one of STATES"""
-    manifest: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Manifest = field(default_factory=Manifest)
     """of the finished node; of a stale one, of the newest finished node with its kind and label"""
     differences: list[Difference] = field(default_factory=list)
     """between a stale node and that one"""
@@ -83,10 +92,10 @@ class _Earlier:
         return labels
 
 
-def _manifest(directory: Path) -> dict[str, Any]:
+def _manifest(directory: Path) -> Manifest:
     """Return a manifest, empty if it is damaged, which `longrope verify` reports."""
     try:
-        manifest: dict[str, Any] = json.loads(reading.read_text(directory / "manifest.json"))
+        manifest: Manifest = json.loads(reading.read_text(directory / "manifest.json"))
         whole = isinstance(manifest["node"], dict) and isinstance(manifest["files"], dict)
     except (*reading.ABSENT, ValueError, KeyError, TypeError):
         return {}

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from longrope.errors import UserError, validated
 from longrope.rope import huggingface
@@ -139,7 +138,7 @@ def _guess(path: Path, text: str) -> str:
     raise UserError(f"{path} holds no factors in a known format ({_names()}); give another file.")
 
 
-def _object(path: Path, text: str) -> dict[str, Any]:
+def _object(path: Path, text: str) -> dict[str, object]:
     try:
         content = json.loads(text)
     except ValueError as error:

@@ -6,15 +6,15 @@ Lengths, base and attention scale that a config omits are those of `_compute_lon
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from longrope.architectures import ARCHITECTURES
 from longrope.errors import UserError
 from longrope.rope.factors import RopeFactors
 from longrope.rope.methods import su_attention_scale
-from longrope.rope.stated import Fields, StatedFacts
+from longrope.rope.stated import Fields, StatedFacts, is_number
 
 ORIGINAL = "original_max_position_embeddings"
 MAXIMUM = "max_position_embeddings"
@@ -34,8 +34,8 @@ class _Config:
     """A config.json, or a block in a file of its own, and the block."""
 
     path: Path
-    outer: dict[str, Any]
-    block: dict[str, Any]
+    outer: Mapping[str, object]
+    block: Mapping[str, object]
 
     @property
     def model_type(self) -> str:
@@ -46,23 +46,22 @@ class _Config:
         value = (self.outer if outside else self.block).get(key)
         if value is None:
             return None
-        if type(value) not in (int, float) or not 0 < value < math.inf:
+        if not is_number(value) or not 0 < value < math.inf:
             raise UserError(
                 f"{self.path}: {key} must be a positive number, got {value!r}; repair it."
             )
-        number: float = value
-        return number
+        return value
 
     def factors(self, key: str) -> list[float]:
         """Return a set of factors."""
         values = self.block.get(key)
-        if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+        if not isinstance(values, list) or not all(map(is_number, values)):
             raise UserError(f"{self.path}: {key} must be a list of numbers; repair it.")
         return values
 
 
 def read_config(
-    path: Path, content: dict[str, Any], stated: StatedFacts
+    path: Path, content: Mapping[str, object], stated: StatedFacts
 ) -> tuple[Fields, list[str]]:
     """Read one set of a config.json, or of the block of type longrope in it.
 
@@ -91,10 +90,12 @@ def read_config(
     }, notes + attention_notes
 
 
-def _block(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _block(path: Path, config: Mapping[str, object]) -> Mapping[str, object]:
     """Return the block with the factors: the file itself, or the one of a config that transformers takes."""
     candidates = (config, config.get("rope_scaling"), config.get("rope_parameters"))
-    blocks = [block for block in candidates if isinstance(block, dict) and "long_factor" in block]
+    blocks = [
+        block for block in candidates if isinstance(block, Mapping) and "long_factor" in block
+    ]
     if not blocks:
         raise UserError(f"{path} has no block of rope_type longrope; give a config that has one.")
     kind = blocks[0].get("rope_type", blocks[0].get("type"))

@@ -1,10 +1,15 @@
 """Facts about a file of factors that its user states, and the fields that a reader returns."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
-Fields = dict[str, Any]
+Fields = dict[str, object]
 """Some of the fields of RopeFactors."""
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Return whether a value of JSON is a number, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, kw_only=True)

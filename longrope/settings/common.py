@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
@@ -100,7 +100,7 @@ class Settings(BaseModel):
         """Return the values of a base class of these settings, with changes."""
         return base(**{name: getattr(self, name) for name in base.model_fields} | changes)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return the fields that count in a digest, as JSON; `model_validate` of it gives equal results."""
         return {
             name: _identity(getattr(self, name))
@@ -116,7 +116,7 @@ def _counts(field: FieldInfo, value: object) -> bool:
     return "never" not in marks
 
 
-def _identity(value: Any) -> Any:
+def _identity(value: object) -> object:
     if isinstance(value, Settings):
         return value.identity()
     if isinstance(value, Mapping):

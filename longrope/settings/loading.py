@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -55,7 +54,7 @@ def parse(raw: object, *, source: str) -> Config:
 _KEY = re.compile(r"[a-zA-Z_][\w-]*\w")
 
 
-def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(entries: Sequence[str]) -> dict[str, object]:
     """Return the settings of `key=value` texts; a value is read as Snakemake reads it.
 
     It is an integer, a number, True or False, or else YAML, such as `search={num_documents: 2}`, whose
@@ -64,7 +63,7 @@ def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: if a text is not of that form.
     """
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     for entry in entries:
         key, sign, value = entry.partition("=")
         if not sign or not _KEY.fullmatch(key):
@@ -73,10 +72,10 @@ def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     if not text:
         return None
-    readers: tuple[Callable[[str], Any], ...] = (int, float, _TRUTH.__getitem__, _yaml)
+    readers: tuple[Callable[[str], object], ...] = (int, float, _TRUTH.__getitem__, _yaml)
     for read in readers:
         try:
             return read(text)
@@ -88,11 +87,11 @@ def _value(text: str) -> Any:
 _TRUTH = {"True": True, "False": False}
 
 
-def _yaml(text: str) -> Any:
+def _yaml(text: str) -> object:
     return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  # makes texts, lists and mappings only
 
 
-def _merged(settings: Any, over: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(settings: object, over: Mapping[str, object]) -> dict[str, object]:
     """Merge overrides into settings, mapping by mapping."""
     result = dict(settings) if isinstance(settings, Mapping) else {}
     for key, value in over.items():

@@ -6,7 +6,7 @@ and copy a rule to `rules/{kind}.smk`. A kind that scores a model says by how ma
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, RootModel
 
@@ -202,7 +202,7 @@ NODE_SETTINGS: dict[str, type[Settings] | type[_Fetch]] = {
 }
 
 
-def parse_node(kind: str, settings: Mapping[str, Any]) -> NodeSettings:
+def parse_node(kind: str, settings: Mapping[str, object]) -> NodeSettings:
     """Return the settings of a node, from what `identity` made of them.
 
     Raises:

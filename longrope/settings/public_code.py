@@ -8,12 +8,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from longrope.errors import UserError, validated
 from longrope.rope.formats import HYPER_PARAMETERS
+from longrope.rope.stated import is_number
 from longrope.settings.search import SearchSettings
 
 COUNTS = {
@@ -29,7 +29,7 @@ CROSSOVER_TRIES = 20
 SUFFIXES = (".yaml", ".yml")
 
 
-def content_of(path: Path) -> dict[str, Any] | None:
+def content_of(path: Path) -> dict[str, object] | None:
     """Return the content of a hyper-parameter file, None for another file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -38,35 +38,35 @@ def content_of(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.keys() >= HYPER_PARAMETERS else None
 
 
-def read(path: Path, content: Mapping[str, Any]) -> tuple[str, list[str]]:
+def read(path: Path, content: Mapping[str, object]) -> tuple[str, list[str]]:
     """Convert a file to a block of a configuration; also return in words what the block does not hold.
 
     Raises:
         UserError: if a search cannot be set to a number.
     """
-    scale = content["evo_scale"]
-    if any(type(content[key]) not in (int, float) for key in HYPER_PARAMETERS) or not math.isfinite(
-        scale
-    ):
+    numbers = {
+        key: value for key, value in content.items() if is_number(value) and math.isfinite(value)
+    }
+    if not numbers.keys() >= HYPER_PARAMETERS:
         raise UserError(
             f"{path}: {', '.join(sorted(HYPER_PARAMETERS))} must be numbers; repair it."
         )
-    counts = {ours: int(scale * content[theirs]) for theirs, ours in COUNTS.items()}
+    counts = {ours: int(numbers["evo_scale"] * numbers[theirs]) for theirs, ours in COUNTS.items()}
     settings = {
         "algorithm": {"name": "evolution-public", **counts, "halve_above": None},
-        "grid": content["list_step"],
+        "grid": numbers["list_step"],
     }
     _check(path, settings)
     return yaml.safe_dump({"search": settings}, sort_keys=False), [*_unsaid(content)]
 
 
-def _check(path: Path, settings: Mapping[str, Any]) -> None:
+def _check(path: Path, settings: Mapping[str, object]) -> None:
     """Refuse settings that a configuration would refuse; the documents are placeholders."""
     documents = {"corpus": "any", "split": "validation"}
     validated(SearchSettings, {**settings, "documents": documents}, source=str(path))
 
 
-def _unsaid(content: Mapping[str, Any]) -> Iterator[str]:
+def _unsaid(content: Mapping[str, object]) -> Iterator[str]:
     if content["evo_scale"] != 1:
         yield f"evo_scale ({content['evo_scale']:g}, which the counts are multiplied by)"
     tries = content.get("max_crossover_try", CROSSOVER_TRIES)

@@ -1,7 +1,7 @@
 """The factor search, its study and the readjustment."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -84,7 +84,7 @@ class SearchMethod(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _spelled_out(cls, raw: Any) -> Any:
+    def _spelled_out(cls, raw: object) -> object:
         """Read an algorithm's plain name, and the default upper bound with a critical dimension.
 
         The bound is that of LongRoPE2, algorithm 2.
@@ -116,7 +116,7 @@ class SearchMethod(Settings):
         return self.algorithm.max_scorings(self.num_documents, len(self.start_tokens))
 
 
-def with_algorithm(raw: Mapping[str, Any]) -> dict[str, Any]:
+def with_algorithm(raw: Mapping[str, object]) -> dict[str, object]:
     """Return search settings with the algorithm as a mapping.
 
     Settings of the chosen algorithm that stand next to it, or under its name, as in older configurations,
@@ -133,7 +133,12 @@ def with_algorithm(raw: Mapping[str, Any]) -> dict[str, Any]:
     name = algorithm["name"]
     fields = members[name].model_fields.keys() - {"name"}
     moved = {key: value for key, value in raw.items() if key in _MOVED}
-    inside = dict(raw.get(name) or {}) | {k: v for k, v in moved.items() if k in fields}
+    beneath = raw.get(name) or {}
+    if not isinstance(beneath, Mapping):
+        raise ValueError(
+            f"{name} must be a mapping of settings of algorithm {name}, got {beneath!r}"
+        )
+    inside = dict(beneath) | {k: v for k, v in moved.items() if k in fields}
     others = {*(moved.keys() - fields), *(key for key in members if key in raw and key != name)}
     if others:
         raise ValueError(

@@ -6,7 +6,7 @@ To add one, write its settings here, give `EvaluateSettings` and `Task` a member
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -118,7 +118,7 @@ class PerplexityTask(TaskSettings):
             )
         return self
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return the fields that count in a digest; single windows have no stride."""
         unread = {"stride", "max_tokens"} if self.protocol == "window" else set()
         return {key: value for key, value in super().identity().items() if key not in unread}

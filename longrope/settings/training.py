@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -78,7 +78,7 @@ class ParallelSettings(Settings):
         return world_size % size == 0 and batch_size % at_once == 0
 
 
-def divided_by_sharing(text_length: int, config: Mapping[str, Any]) -> int:
+def divided_by_sharing(text_length: int, config: Mapping[str, object]) -> int:
     """Return the number that the processes of a row must divide; any divisor of it is a valid size.
 
     Args:
@@ -87,24 +87,25 @@ def divided_by_sharing(text_length: int, config: Mapping[str, Any]) -> int:
     """
     if _unshared(config):
         return 1
-    return math.gcd(*(count or 0 for count in _divided(text_length, config).values()))
+    return math.gcd(*_divided(text_length, config).values())
 
 
-def _unshared(config: Mapping[str, Any]) -> bool:
+def _unshared(config: Mapping[str, object]) -> bool:
     """Return whether rows cannot be shared: DeepSpeed asks for num_key_value_heads, which some lack."""
-    kind = ARCHITECTURES.get(config.get("model_type") or "")
+    kind = ARCHITECTURES.get(str(config.get("model_type")))
     return kind is not None and not kind.grouped
 
 
-def _divided(text_length: int, config: Mapping[str, Any]) -> dict[str, int | None]:
-    return {
+def _divided(text_length: int, config: Mapping[str, object]) -> dict[str, int]:
+    counts = {
         "text length": text_length,
         "query heads": config.get("num_attention_heads"),
         "key-value heads": config.get("num_key_value_heads"),
     }
+    return {name: count for name, count in counts.items() if isinstance(count, int)}
 
 
-def check_division(size: int, text_length: int, config: Mapping[str, Any]) -> None:
+def check_division(size: int, text_length: int, config: Mapping[str, object]) -> None:
     """Refuse a length or a model that cannot be divided among the processes that share a row.
 
     Args:
@@ -122,7 +123,7 @@ def check_division(size: int, text_length: int, config: Mapping[str, Any]) -> No
         )
     near = _nearest_divisor(size, divided_by_sharing(text_length, config))
     for name, count in _divided(text_length, config).items():
-        if count is not None and count % size:
+        if count % size:
             raise UserError(
                 f"{size} processes share a row, which must divide the {count} {name}; set "
                 f"finetune.parallel.sequence_parallel to {near}."
