@@ -101,6 +101,14 @@ def test_rooms_without_torch_import_neither_torch_nor_transformers(room):
     assert allowed or not HEAVY & names
 
 
+@pytest.mark.parametrize("room", ["rope", "settings", "plan", "cost", "search.algorithms"])
+def test_pure_rooms_are_typed_without_any(room):
+    assert members(room)
+    for module in members(room):
+        names = {name for name in imports(MODULES[module]) if name.startswith("typing")}
+        assert names.isdisjoint({"typing.Any", "typing"}), f"{module}: name the type, or object"
+
+
 def test_no_two_modules_of_a_room_import_each_other_in_a_circle():
     inner = {module: inner_imports(module) for module in MODULES if module}
     # A module whose imports are all gone cannot be part of a circle, and goes too.

@@ -10,7 +10,6 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from longrope.settings.config import Config
 
@@ -18,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SCHEMA_PATH = Path("workflow/schemas/config.schema.json")
 README_PATH = Path("config/README.md")
 
-Schema = Mapping[str, Any]
+Schema = Mapping[str, object]
 
 OPENING = """\
 # Settings
@@ -71,7 +70,7 @@ def schema_text() -> str:
 def readme_text() -> str:
     """Return the text of config/README.md."""
     schema = Config.model_json_schema()
-    models = schema["$defs"]
+    models = _named(schema, "$defs")
     key_paths = {"Config": "top level"} | dict(_key_paths(schema, models, ()))
     rows = [_section(path, models.get(name, schema), key_paths) for name, path in key_paths.items()]
     return "\n".join([OPENING, *rows])
@@ -82,7 +81,7 @@ def _key_paths(
 ) -> Iterator[tuple[str, str]]:
     """Yield every model below a schema with the first key path that holds it, parents first."""
     seen: set[str] = set()
-    for key, value in schema.get("properties", {}).items():
+    for key, value in _named(schema, "properties").items():
         for name in _references(value):
             if name in seen:
                 continue
@@ -102,7 +101,7 @@ def _marker(schema: Schema) -> str:
 
 
 def _kind(model: Schema) -> str:
-    kind = model.get("properties", {}).get("kind", {}).get("const")
+    kind = _named(model, "properties").get("kind", {}).get("const")
     return f" (kind {kind})" if kind else ""
 
 
@@ -116,6 +115,19 @@ def _references(schema: object) -> list[str]:
     return [n for item in schema for n in _references(item)] if isinstance(schema, list) else []
 
 
+def _named(schema: Schema, key: str) -> dict[str, Schema]:
+    """Return the schemas by name under a key."""
+    value = schema.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _listed(schema: Schema, *keys: str) -> list[Schema]:
+    """Return the schemas under some keys, each of which holds a schema or a list of them."""
+    values = [schema.get(key) for key in keys]
+    flat = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
+    return [entry for entry in flat if isinstance(entry, Mapping)]
+
+
 def _name(reference: Schema) -> str:
     return str(reference["$ref"]).rpartition("/")[2]
 
@@ -123,10 +135,10 @@ def _name(reference: Schema) -> str:
 def _section(title: str, schema: Schema, key_paths: Mapping[str, str]) -> str:
     meaning = str(schema["description"]).split("\n\n")[0]
     head = "| key | type | unit and bounds | default | meaning |\n| --- | --- | --- | --- | --- |"
-    required = schema.get("required", [])
+    required = schema.get("required")
     rows = [
-        _row(key, value, key in required, key_paths)
-        for key, value in schema.get("properties", {}).items()
+        _row(key, value, isinstance(required, list) and key in required, key_paths)
+        for key, value in _named(schema, "properties").items()
     ]
     return "\n".join([f"## {title}", "", meaning, "", head, *rows, ""])
 
@@ -142,18 +154,16 @@ def _type(schema: Schema, key_paths: Mapping[str, str]) -> str:
     """Return the type of a value in words."""
     if "$ref" in schema:
         return f"keys of {key_paths[_name(schema)]}"
-    for union in ("anyOf", "oneOf"):
-        if union in schema:
-            return " or ".join(_type(member, key_paths) for member in schema[union])
-    if "enum" in schema or "const" in schema:
-        values = schema.get("enum", [schema.get("const")])
+    if union := _listed(schema, "anyOf", "oneOf"):
+        return " or ".join(_type(member, key_paths) for member in union)
+    values = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    if isinstance(values, list):
         return ", ".join(f"`{value}`" for value in values)
     if schema["type"] == "array":
-        items = schema.get("items", schema.get("prefixItems", [{}])[0])
-        return f"list of {_type(items, key_paths)}"
+        return f"list of {_type(_listed(schema, 'items', 'prefixItems')[0], key_paths)}"
     if schema["type"] == "object":
-        return f"name -> {_type(schema['additionalProperties'], key_paths)}"
-    return TYPE_WORDS[schema["type"]]
+        return f"name -> {_type(_listed(schema, 'additionalProperties')[0], key_paths)}"
+    return TYPE_WORDS[str(schema["type"])]
 
 
 TYPE_WORDS = {
@@ -180,11 +190,8 @@ def _bounds(schema: Schema) -> Iterator[str]:
     for key, wording in BOUNDS.items():
         if key in schema:
             yield wording.format(schema[key])
-    inner = [*schema.get("anyOf", []), *schema.get("prefixItems", [])]
-    inner += [schema[key] for key in ("items", "additionalProperties") if key in schema]
-    for member in inner:
-        if isinstance(member, Mapping):
-            yield from _bounds(member)
+    for member in _listed(schema, "anyOf", "prefixItems", "items", "additionalProperties"):
+        yield from _bounds(member)
 
 
 def drifted(root: Path) -> list[Path]:

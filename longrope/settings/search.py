@@ -135,9 +135,7 @@ def with_algorithm(raw: Mapping[str, object]) -> dict[str, object]:
     moved = {key: value for key, value in raw.items() if key in _MOVED}
     beneath = raw.get(name) or {}
     if not isinstance(beneath, Mapping):
-        raise ValueError(
-            f"{name} must be a mapping of settings of algorithm {name}, got {beneath!r}"
-        )
+        raise ValueError(f"{name} must be a mapping of its settings, got {beneath!r}")
     inside = dict(beneath) | {k: v for k, v in moved.items() if k in fields}
     others = {*(moved.keys() - fields), *(key for key in members if key in raw and key != name)}
     if others:

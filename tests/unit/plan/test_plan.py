@@ -297,6 +297,11 @@ def test_settings_that_the_algorithm_does_not_read_are_refused_with_what_to_writ
     assert "algorithm: {name: cma, ...}" in message
 
 
+def test_a_value_under_the_name_of_an_algorithm_is_refused(root):
+    message = refusal(root, lambda raw: raw["search"].update(algorithm="cma", cma=0.5))
+    assert "search: cma must be a mapping of its settings, got 0.5" in message
+
+
 def test_another_algorithm_reaches_every_search(root):
     plans = [build(root, searching(name)) for name in ("evolution", "evolution-public", "cma")]
     for first, second in ((0, 1), (0, 2), (1, 2)):

@@ -115,6 +115,7 @@ def test_the_block_is_the_search_that_the_file_means(convert, **numbers):
 @pytest.mark.parametrize(
     ("content", "arguments", "sentence"),
     [
+        (THEIRS | {"parents_size": float("inf")}, ("out.yaml",), "in.json: crossover_size, evo_sc"),
         (THEIRS, ("out.csv",), "in.json holds settings of a search; give a .yaml file for the bl"),
         (THEIRS, ("out.yaml", "--to", "csv"), "in.json holds settings of a search; give a .yaml"),
         (THEIRS | {"evo_scale": 0.01}, ("out.yaml",), "in.json: algorithm.population_size shou"),
