@@ -11,7 +11,6 @@ import stat
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -62,7 +61,7 @@ def read_text(path: Path) -> str:
     return read_bytes(path).decode("utf-8")
 
 
-def read_yaml(path: Path, name: str, advice: str) -> Any:
+def read_yaml(path: Path, name: str, advice: str) -> object:
     """Parse a YAML file.
 
     Args:

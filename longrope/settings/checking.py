@@ -3,7 +3,6 @@
 import copy
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,7 +13,7 @@ from longrope.settings.config import Config
 SEE = "config/README.md"
 ROUNDS = 30
 """validations at most; each removes a wrong value or what holds it"""
-REQUIRED: dict[str, Any] = {
+REQUIRED: dict[str, object] = {
     "experiment": "unnamed",
     "model": {"name": "unnamed", "original_length": 2},
     "corpora": {},
@@ -38,7 +37,7 @@ class Checked:
         return _names_any(sentence, self.replaced)
 
 
-def check(raw: dict[str, Any]) -> Checked:
+def check(raw: dict[str, object]) -> Checked:
     """Return every mistake of the settings: keys, values, and constraints between those that are right."""
     content = copy.deepcopy(raw)
     sentences: list[str] = []
@@ -61,17 +60,14 @@ def _names_any(sentence: str, names: set[str] | frozenset[str]) -> bool:
     return any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", sentence) for name in names)
 
 
-def _mend(content: dict[str, Any], mistake: Mistake) -> set[str]:
+def _mend(content: dict[str, object], mistake: Mistake) -> set[str]:
     """Rename a misspelt key, or else remove a wrong value or what holds it; return the keys concerned."""
-    chain = _chain(content, mistake.keys)
-    if not chain:
+    place = _last_mapping(content, mistake.keys)
+    if place is None:
         name = str(mistake.keys[0])
         content[name] = copy.deepcopy(REQUIRED.get(name))
         return {name}
-    # An entry of a list stays in its place: sentences count them.
-    while isinstance(chain[-1][0], list):
-        chain.pop()
-    holder, key = chain[-1]
+    holder, key = place
     value = holder.pop(key)
     if mistake.meant:
         holder.setdefault(mistake.meant, value)
@@ -79,15 +75,19 @@ def _mend(content: dict[str, Any], mistake: Mistake) -> set[str]:
     return {names[-1], str(key), mistake.meant} - {""}
 
 
-def _chain(content: Any, keys: tuple[int | str, ...]) -> list[tuple[Any, int | str]]:
-    """Return the mappings and lists on the way to a key, each with the key that leads on."""
-    chain: list[tuple[Any, int | str]] = []
+def _last_mapping(
+    content: object, keys: tuple[int | str, ...]
+) -> tuple[dict[int | str, object], int | str] | None:
+    """Return the last mapping on the way to a key, with its key that leads on; None if there is no way.
+
+    A list is passed over: its entries stay in their places, since sentences count them.
+    """
+    place = None
     for key in keys:
-        present = key in content if isinstance(content, dict) else False
-        if isinstance(content, list):
-            present = isinstance(key, int) and key < len(content)
-        if not present:
+        if isinstance(content, dict) and key in content:
+            place, content = (content, key), content[key]
+        elif isinstance(content, list) and isinstance(key, int) and key < len(content):
+            content = content[key]
+        else:
             break
-        chain.append((content, key))
-        content = content[key]
-    return chain
+    return place
