@@ -12,6 +12,10 @@ Width = Literal["hidden", "inner", "queries", "keys"]
 """residual stream, MLP, all query heads together, all key heads together"""
 
 
+GgufFactors = Literal["written", "dropped", "impossible"]
+"""whether the public converter to GGUF writes factors, and else, whether llama.cpp could run them"""
+
+
 @dataclass(frozen=True)
 class Matrix:
     """A matrix of a decoder layer."""
@@ -92,6 +96,13 @@ class Architecture:
     partial_rotary_factor: float | None = None
     """share of a head that is rotated, where config.json does not tell; None for all of it"""
     window: Window | None = None
+    rotary_keys: tuple[str, str] = ("rope_theta", "partial_rotary_factor")
+    """base and rotated share at the top level of config.json, where transformers 4 reads them"""
+    only_formula_scale: bool = False
+    """whether transformers 4 refuses a `longrope` block that states its attention scale"""
+    renews_cache: bool = False
+    """whether `generate` of transformers computes its cache anew where the short set ends"""
+    gguf_factors: GgufFactors = "dropped"
 
 
 ARCHITECTURES = {
@@ -105,17 +116,27 @@ ARCHITECTURES = {
         grouped=False,
         cache_keyword="layer_past",
         partial_rotary_factor=0.25,
+        rotary_keys=("rotary_emb_base", "rotary_pct"),
+        gguf_factors="impossible",
     ),
     "llama": Architecture(
         _separate(bias_key="attention_bias", mlp_key="mlp_bias"), key_heads_derived=True
     ),
     "mistral": Architecture(_separate(), window=Window(4096)),
-    "phi3": Architecture(FUSED, key_heads_derived=True, window=Window(None)),
+    "phi3": Architecture(
+        FUSED,
+        key_heads_derived=True,
+        window=Window(None),
+        only_formula_scale=True,
+        renews_cache=True,
+        gguf_factors="written",
+    ),
     "qwen2": Architecture(_separate(qkv_bias=True), window=Window(4096, by_layer=True)),
     "qwen3": Architecture(
         _separate(bias_key="attention_bias"),
         head_norms=("self_attn.q_norm", "self_attn.k_norm"),
         head_dim_derived=False,
+        gguf_factors="impossible",
         window=Window(4096, by_layer=True),
     ),
 }

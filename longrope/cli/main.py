@@ -5,11 +5,39 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from longrope.cli import accept, estimate, factors, gc, init, names, pin, plan, run, search, verify
+from longrope.cli import (
+    accept,
+    estimate,
+    export,
+    factors,
+    gc,
+    import_factors,
+    init,
+    names,
+    pin,
+    plan,
+    run,
+    search,
+    verify,
+)
 from longrope.cli.ranks import end_process
 from longrope.errors import UserError, refusals_explained
 
-VERBS = (init, run, search, plan, verify, names, estimate, factors, accept, gc, pin)
+VERBS = (
+    init,
+    run,
+    search,
+    plan,
+    verify,
+    names,
+    estimate,
+    factors,
+    export,
+    import_factors,
+    accept,
+    gc,
+    pin,
+)
 """Modules of `longrope.cli` in the order of the help."""
 
 

@@ -152,6 +152,7 @@ def geometry(model: PreTrainedModel, original_length: int | None = None) -> Geom
         rope_theta=float(parameters["rope_theta"]),
         original_length=original_length or _window(model),
         partial_rotary_factor=float(parameters.get("partial_rotary_factor") or 1.0),
+        hidden_size=int(model.config.hidden_size),
     )
 
 

@@ -68,6 +68,8 @@ class RopeFactors(FactorsFile):
     """base of the model's rotary frequencies, without which factors make no angles; None: not known"""
     partial_rotary_factor: float | None = Field(default=None, gt=0, le=1)
     """share of a head's dimensions that is rotated; None: not known"""
+    hidden_size: int | None = Field(default=None, gt=0)
+    """width of the model, which tells apart models of equal rotary embeddings; None: not known"""
     method: str
     """origin: a key of METHODS, or `longrope`"""
     provenance: dict[str, str | int | float] = Field(default_factory=dict)

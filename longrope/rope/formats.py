@@ -7,7 +7,7 @@ To add a format, write its reader and its writer and their row in FORMATS.
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from longrope.errors import UserError, validated
@@ -71,6 +71,28 @@ def read(path: Path, format_name: str | None = None, stated: StatedFacts | None 
         format_name=name,
         notes=(*notes, *more_notes, *_falls(path, factors.factors)),
     )
+
+
+def read_table(folder: Path, stated: StatedFacts | None = None) -> tuple[FactorTable, list[str]]:
+    """Read both sets of a published model as a table, with notes; equal sets are one entry.
+
+    Args:
+        folder: of the model, or its config.json.
+        stated: facts that the config omits.
+
+    Raises:
+        UserError: if there is no config with factors, or it omits a fact that is not stated.
+    """
+    path = folder / "config.json" if folder.is_dir() else folder
+    stated = stated or StatedFacts()
+    long = read(path, "huggingface", stated)
+    short = read(path, "huggingface", replace(stated, short=True, target_length=None))
+    origin = {"provenance": {"imported_from": path.resolve().parent.name}}
+    near, far = (loaded.factors.model_copy(update=origin) for loaded in (short, long))
+    notes = dict.fromkeys((*long.notes, *short.notes))
+    notes.pop(f"{path}: {huggingface.LEFT_OUT}", None)
+    alike = near.identity() == far.identity()
+    return FactorTable(entries=(far,) if alike else (near, far)), [*notes]
 
 
 def write(
@@ -247,7 +269,7 @@ def _csv_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, lis
         lost.append(f"attention scale ({factors.attention_scale:g})")
     lost += [
         f"{name.replace('_', ' ')} ({value:g})"
-        for name in OPTIONAL
+        for name in (*OPTIONAL, "hidden_size")
         if (value := getattr(factors, name)) is not None
     ]
     return "".join(f"{factor!r}\n" for factor in factors.factors), lost + factors.origin()

@@ -25,6 +25,8 @@ ROTARY_KEYS = {"rope_theta": ("rope_theta", "rotary_emb_base"), PART: (PART, "ro
 """Field of RopeFactors -> its key, and that of GPT-NeoX"""
 MSCALES = {"long_factor": "long_mscale", "short_factor": "short_mscale"}
 """Factors -> their own attention scale, in vLLM and PhiMoE."""
+LEFT_OUT = "its short_factor is left out; --short-set reads it"
+"""note on a long set beside short factors other than 1"""
 
 # Reading ------------------------------------------------------------------------------------------
 
@@ -83,7 +85,7 @@ def read_config(
         fields["target_length"] = original
     else:
         fields["target_length"] = _target(config, scale, original, stated)
-        left = [f"{path}: its short_factor is left out; --short-set reads it"]
+        left = [f"{path}: {LEFT_OUT}"]
         notes += scale_notes + left * any(value != 1 for value in sets["short_factor"])
     return {
         key: value for key, value in fields.items() if value is not None
@@ -134,9 +136,10 @@ def _scale(config: _Config, original: float, stated: StatedFacts) -> tuple[float
 
 
 def _rotary(config: _Config) -> Fields:
-    """Return base and rotated share of a head, as far as the file states them."""
+    """Return base, rotated share of a head and width of the model, as far as the file states them."""
     kind = ARCHITECTURES.get(config.model_type)
     fields: Fields = {PART: kind.partial_rotary_factor if kind else None}
+    fields["hidden_size"] = config.outer.get("hidden_size")
     for field, names in ROTARY_KEYS.items():
         values = [config.number(key, outside=outside) for key in names for outside in (False, True)]
         fields[field] = next((value for value in values if value is not None), fields.get(field))
@@ -176,7 +179,13 @@ def _target(
 
 
 def block_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, list[str]]:
-    """Return a block as JSON, and in words what it cannot hold.
+    """Return a block as JSON, and in words what it cannot hold; raises as `rope_parameters` does."""
+    block = rope_parameters(factors, short)
+    return json.dumps(block, indent=1) + "\n", _lost(factors, short)
+
+
+def rope_parameters(factors: RopeFactors, short: RopeFactors | None) -> dict[str, Any]:
+    """Return the block of a config: long factors, and short ones, 1 for every pair if None.
 
     Raises:
         ValueError: if a block cannot hold the factors, or they lack a field that it needs.
@@ -184,7 +193,7 @@ def block_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, li
     _check(factors, short)
     pairs = len(factors.factors)
     rotary = {name: getattr(factors, name) for name in ROTARY_KEYS}
-    block = {
+    return {
         "rope_type": "longrope",
         **{name: value for name, value in rotary.items() if value is not None},
         "short_factor": list(short.factors if short else (1.0,) * pairs),
@@ -196,7 +205,6 @@ def block_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, li
         "long_mscale": factors.attention_scale,
         ORIGINAL: factors.original_length,
     }
-    return json.dumps(block, indent=1) + "\n", _lost(factors, short)
 
 
 def placement(path: Path, factors: RopeFactors) -> str:

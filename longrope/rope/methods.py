@@ -29,6 +29,8 @@ class Geometry:
     """context window of the pretrained model, tokens"""
     partial_rotary_factor: float = 1.0
     """share of a head's dimensions that is rotated"""
+    hidden_size: int | None = None
+    """width of the model; None: not known"""
 
     @property
     def periods(self) -> Factors:
@@ -175,6 +177,7 @@ def closed_form(name: str, geometry: Geometry, target_length: int) -> RopeFactor
         target_length=target_length,
         rope_theta=geometry.rope_theta,
         partial_rotary_factor=geometry.partial_rotary_factor,
+        hidden_size=geometry.hidden_size,
         method=name,
     )
 

@@ -47,6 +47,7 @@ class Problem:
             target_length=self.target_length,
             rope_theta=self.geometry.rope_theta,
             partial_rotary_factor=self.geometry.partial_rotary_factor,
+            hidden_size=self.geometry.hidden_size,
             method="longrope",
         )
 

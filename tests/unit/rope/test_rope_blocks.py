@@ -41,6 +41,7 @@ def factors_of(share: float, **changes: Any) -> RopeFactors:
         "target_length": 256,
         "rope_theta": THETA,
         "partial_rotary_factor": share,
+        "hidden_size": 64,
         "method": "longrope",
     }
     return RopeFactors(**(values | changes))

@@ -1,0 +1,1 @@
+"""Model folders that other engines run: checks, choice of factor sets, formats, model card."""
