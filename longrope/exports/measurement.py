@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from longrope.data.token_store import encode
 from longrope.data.tokenizers import begin_tokens, load_encoder
 from longrope.errors import UserError
 from longrope.library import perplexity
-from longrope.models.loading import load_model, pick_device
+from longrope.models.loading import ConfigChanges
+from longrope.models.score_context import load_for_scoring
 from longrope.rope.factors import FactorTable
 
 
@@ -43,7 +44,7 @@ def measure(
     texts: Sequence[Path],
     lengths: Sequence[int],
     dtype: str,
-    **changes: Any,
+    **changes: Unpack[ConfigChanges],
 ) -> list[Gap]:
     """Measure both tables on the first tokens of texts.
 
@@ -54,7 +55,7 @@ def measure(
         texts: files of documents; those too short for a length are left out there.
         lengths: to measure at, tokens.
         dtype: name of a torch dtype.
-        **changes: further arguments of `load_model`.
+        **changes: of its configuration, as `load_model` takes them.
 
     Raises:
         UserError: if a file cannot be read, or none of the texts is long enough.
@@ -62,7 +63,7 @@ def measure(
     documents = _encoded(model, texts)
     begin = begin_tokens(model, "auto")
     chosen = {length: _long_enough(documents, length, len(begin)) for length in lengths}
-    loaded: Any = load_model(model, dtype=dtype, **changes).to(pick_device())  # type: ignore[arg-type]
+    loaded = load_for_scoring(model, dtype=dtype, **changes)
     gaps = []
     for length, long_enough in chosen.items():
         sets = [table.at(length) for table in (searched, exported)]

@@ -1,9 +1,10 @@
 """An export: the model, the factors searched for it, and the sets chosen from them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from longrope.architectures import ARCHITECTURES, Architecture
 from longrope.errors import UserError
@@ -20,7 +21,7 @@ class Export:
     """A model with two sets of factors, which most engines can hold, and no start tokens."""
 
     model: Path
-    config: dict[str, Any]
+    config: Mapping[str, object]
     """config.json of the model"""
     geometry: Geometry
     source: FactorSource
@@ -41,7 +42,7 @@ class Export:
     @property
     def architecture(self) -> Architecture:
         """Architecture of the model."""
-        return ARCHITECTURES[self.config["model_type"]]
+        return ARCHITECTURES[str(self.config["model_type"])]
 
 
 def choose(

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from longrope import reading
 from longrope.errors import UserError
@@ -79,7 +78,7 @@ def _table(path: Path) -> FactorTable:
     return FactorTable(entries=(factors,))
 
 
-def _manifest(folder: Path) -> Mapping[str, Any] | None:
+def _manifest(folder: Path) -> Mapping[str, object] | None:
     """Return the manifest of a node's folder, None if it is no node."""
     try:
         manifest = json.loads(reading.read_text(folder / "manifest.json"))
@@ -88,8 +87,10 @@ def _manifest(folder: Path) -> Mapping[str, Any] | None:
     return manifest if isinstance(manifest, dict) and "node" in manifest else None
 
 
-def _commit(manifest: Mapping[str, Any]) -> str:
-    git = manifest.get("git") or {}
+def _commit(manifest: Mapping[str, object]) -> str:
+    git = manifest.get("git")
+    if not isinstance(git, dict):
+        return ""
     commit_id = str(git.get("commit", ""))
     return f"{commit_id} with edits" if commit_id and git.get("dirty") else commit_id
 

@@ -184,7 +184,7 @@ def block_text(factors: RopeFactors, short: RopeFactors | None) -> tuple[str, li
     return json.dumps(block, indent=1) + "\n", _lost(factors, short)
 
 
-def rope_parameters(factors: RopeFactors, short: RopeFactors | None) -> dict[str, Any]:
+def rope_parameters(factors: RopeFactors, short: RopeFactors | None) -> Fields:
     """Return the block of a config: long factors, and short ones, 1 for every pair if None.
 
     Raises:

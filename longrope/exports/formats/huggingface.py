@@ -9,7 +9,6 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 from longrope import reading
 from longrope.data.model_weights import INDEX, SINGLE, weight_files
@@ -60,14 +59,14 @@ def write(export: Export, folder: Path) -> None:
         )
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: dict[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 # Configuration ------------------------------------------------------------------------------------
 
 
-def config_json(export: Export) -> dict[str, Any]:
+def config_json(export: Export) -> dict[str, object]:
     """Return config.json of an export."""
     kept = {key: value for key, value in export.config.items() if key not in DROPPED}
     if export.full_attention:
@@ -90,7 +89,7 @@ def config_json(export: Export) -> dict[str, Any]:
     }
 
 
-def _scaling_of_version_4(export: Export, block: dict[str, Any]) -> dict[str, Any] | None:
+def _scaling_of_version_4(export: Export, block: dict[str, object]) -> dict[str, object] | None:
     """Return the block that transformers 4 reads, None where it would refuse it.
 
     Its Phi-3 takes type and factors alone, and then both versions scale attention by the formula.
@@ -117,17 +116,18 @@ def _outer_rotary(export: Export) -> dict[str, float]:
     return {theta_key: geometry.rope_theta, share_key: geometry.partial_rotary_factor}
 
 
-def _without_window(config: dict[str, Any]) -> dict[str, Any]:
+def _without_window(config: dict[str, object]) -> dict[str, object]:
     """Return the keys by which a config switches its sliding window off."""
-    changes: dict[str, Any] = {"sliding_window": None}
+    changes: dict[str, object] = {"sliding_window": None}
     if "use_sliding_window" in config:
         changes["use_sliding_window"] = False
-    if config.get("layer_types"):
-        changes["layer_types"] = ["full_attention"] * len(config["layer_types"])
+    layers = config.get("layer_types")
+    if isinstance(layers, list):
+        changes["layer_types"] = ["full_attention"] * len(layers)
     return changes
 
 
-def _tokenizer_json(config: dict[str, Any], target_length: int) -> dict[str, Any]:
+def _tokenizer_json(config: dict[str, object], target_length: int) -> dict[str, object]:
     """Return tokenizer_config.json for the new window, with a class that both versions know."""
     kept = {key: value for key, value in config.items() if key != "auto_map"}
     if "model_max_length" in kept:
