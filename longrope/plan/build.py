@@ -4,6 +4,7 @@ Nothing here imports torch: the Snakefile imports it at every parse.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -77,6 +78,8 @@ class _Builder:
         self.runtime = NodeRuntime(
             chunk_length=config.chunk_length, micro_batch_size=config.micro_batch_size
         )
+        self.seed = config.all_seeds[0]
+        """that nodes are added for now"""
         self.base: dict[str, Node | Raw] = {}
         """role `model` -> the base model, whose files include the tokenizer's"""
 
@@ -86,6 +89,12 @@ class _Builder:
         if self.config.search_study is not None:
             self._add_study(self.config.search_study)
             return
+        for seed in self.config.all_seeds:
+            self.seed = seed
+            self._add_experiment()
+
+    def _add_experiment(self) -> None:
+        """Add every node of one seed; nodes that draw nothing are the same for all seeds."""
         searched = self._add_extension()
         table = self._add_readjust(searched) if self.config.readjust else searched[-1]
         self._add_evaluations(table)
@@ -113,7 +122,9 @@ class _Builder:
             versions=self.versions,
             runtime=runtime or self.runtime,
         )
-        return self.nodes.setdefault(f"{kind}/{name}", node)
+        if node.seed not in (None, self.config.all_seeds[0]) and self.config.seeds:
+            node = replace(node, label=f"{name}-seed{node.seed}")
+        return self.nodes.setdefault(f"{kind}/{node.label}", node)
 
     def _code(self, modules: tuple[str, ...]) -> tuple[str, dict[str, str]]:
         """Return the identity of modules and its parts, computed once however many nodes share them."""
@@ -203,7 +214,7 @@ class _Builder:
             attention_scale=self.config.attention_scale,
             search=self._method(search, length),
             dtype=self.config.dtype,
-            seed=self.config.seed if seed is None else seed,
+            seed=self.seed if seed is None else seed,
             study=study,
             num_held_out=num_held_out,
             **self.model_use,
@@ -273,7 +284,7 @@ class _Builder:
 
     def _finetune_node(self, finetune: FinetuneSettings, text_length: int) -> FinetuneNode:
         training = finetune.as_base(TrainingSettings, text_length=text_length)
-        return FinetuneNode(training=training, seed=self.config.seed, **self.model_use)
+        return FinetuneNode(training=training, seed=self.seed, **self.model_use)
 
     def _add_readjust(self, factor_nodes: list[Node]) -> Node:
         """Add the search of short-length factors; the node holds the whole table by length."""
@@ -289,7 +300,7 @@ class _Builder:
             num_attention_scales=readjust.num_attention_scales,
             search=self._method(chosen, max(readjust.lengths)),
             dtype=self.config.dtype,
-            seed=self.config.seed,
+            seed=self.seed,
             **self.model_use,
         )
         sources = self._search_sources(chosen, extended)
@@ -349,7 +360,7 @@ class _Builder:
                 "variant": variant,
                 "method": method,
                 "dtype": self.config.dtype,
-                "seed": self.config.seed if task.draws else None,
+                "seed": self.seed if task.draws else None,
                 **self.model_use,
             }
         )

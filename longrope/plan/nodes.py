@@ -100,6 +100,13 @@ class Node:
         """Directory name: label and first digits of the digest."""
         return f"{self.label}-{self.digest[:DIGEST_CHARACTERS]}"
 
+    @cached_property
+    def seed(self) -> int | None:
+        """Seed of its random choices, or else of those behind its inputs; None if nothing was drawn."""
+        seeds = [getattr(self.settings, "seed", None)]
+        seeds += [node.seed for node in self.inputs.values()]
+        return next((seed for seed in seeds if seed is not None), None)
+
     @property
     def task(self) -> str | None:
         """Name of the task of an evaluation."""

@@ -108,10 +108,10 @@ def words(node: Node) -> tuple[str, ...]:
         return settings.task.name, f"{settings.variant}, {settings.method}"
     if node.kind not in ("search", "finetune", "readjust"):
         return (label,)
-    parts = re.fullmatch(r"(.+?)(?:-ft(\d+))?(?:-(\d+))?", label)
+    parts = re.fullmatch(r"(.+?)(?:-ft(\d+))?(?:-(\d+))?(?:-(seed\d+))?", label)
     assert parts is not None
-    model, tuned, length = parts.groups()
-    first = f"{model} {length}" if length else model
+    model, tuned, length, seed = parts.groups()
+    first = " ".join(part for part in (model, length, seed) if part)
     return (first, f"tuned at {tuned}") if tuned else (first,)
 
 

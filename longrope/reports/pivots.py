@@ -10,7 +10,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from longrope.reports import products, tables
+from longrope.reports.seeds import mean_and_ends
 from longrope.reports.tables import escaped, grid
+
+SEEDS = "lowest and highest of the seeds"
 
 
 class Cell(NamedTuple):
@@ -92,7 +95,7 @@ def _lines(block: Block) -> str:
 def perplexity(table: pd.DataFrame) -> list[Block]:
     """Return a block per corpus: perplexity with its interval, methods by lengths."""
     alike = ["corpus", "stand_in", "protocol", "bos"]
-    legend = "Lowest in bold, 95 % interval over documents in small."
+    legend = f"Lowest in bold, {_small(table, '95 % interval over documents')} in small."
     return [
         _pivoted(_perplexity_title(rows), legend, _labelled(rows), "length", _perplexity_cell)
         for _, rows in table.groupby(alike, sort=False, dropna=False)
@@ -103,17 +106,21 @@ def _perplexity_title(rows: pd.DataFrame) -> str:
     corpus, stand_in, protocol, bos = rows[["corpus", "stand_in", "protocol", "bos"]].iloc[0]
     name = f"{corpus} (stand-in: {stand_in})" if stand_in else corpus
     documents = f"{_range(rows['documents'])} documents"
-    return f"Perplexity on {name}, protocol {protocol}, BOS {bos}, {documents}"
+    return f"Perplexity on {name}, protocol {protocol}, BOS {bos}, {documents}{_seeds(rows)}"
 
 
 def _perplexity_cell(rows: pd.DataFrame) -> Cell | None:
+    if "seed" in rows.columns:
+        return _lowest_best(_number(*mean_and_ends(rows["ppl"])))
     row = rows.iloc[0]
     return _lowest_best(_number(row["ppl"], row["ppl_low"], row["ppl_high"]))
 
 
 def passkey(table: pd.DataFrame) -> list[Block]:
     """Return a block of the passkeys retrieved at all depths together, methods by lengths."""
-    title, legend = "Passkeys retrieved, all depths together", "Best in bold, share in small."
+    together = "all depths and seeds together" if "seed" in table.columns else "all depths together"
+    title = f"Passkeys retrieved, {together}"
+    legend = f"Best in bold, {_small(table, 'share')} in small."
     return [
         _pivoted(f"{title}, BOS {bos}", legend, _labelled(rows), "length", _passkey_cell)
         for bos, rows in table.groupby("bos", sort=False)
@@ -124,7 +131,12 @@ def _passkey_cell(rows: pd.DataFrame) -> Cell | None:
     correct, trials = int(rows["correct"].sum()), int(rows["trials"].sum())
     if not trials:
         return None
-    return Cell(f"{correct}/{trials}", correct / trials, f"{100 * correct / trials:.3g} %")
+    shares = [correct / trials]
+    if "seed" in rows.columns:
+        sums = rows.groupby("seed", dropna=False)[["correct", "trials"]].sum()
+        shares = sorted({*(sums["correct"] / sums["trials"])})
+    spread = " to ".join(f"{100 * share:.3g} %" for share in (shares[0], *shares[1:][-1:]))
+    return Cell(f"{correct}/{trials}", correct / trials, spread)
 
 
 def multiple_choice(table: pd.DataFrame) -> list[Block]:
@@ -132,11 +144,11 @@ def multiple_choice(table: pd.DataFrame) -> list[Block]:
 
     Its last row is the value of guessing.
     """
-    legend = "Highest in bold, standard error in small."
+    legend = f"Highest in bold, {_small(table, 'standard error')} in small."
     blocks = []
     for bos, rows in table.groupby("bos", sort=False):
         headed = _labelled(rows).assign(heading=_task_headings(rows))
-        title = f"Multiple choice, BOS {bos}{_task_stand_ins(rows)}"
+        title = f"Multiple choice, BOS {bos}{_task_stand_ins(rows)}{_seeds(rows)}"
         block = _pivoted(title, legend, headed, "heading", _multiple_choice_cell)
         guessing = _pivoted("", "", headed.assign(row="guessing"), "heading", _chance_cell)
         blocks.append(block._replace(rows={**block.rows, **guessing.rows}))
@@ -158,10 +170,14 @@ def _task_stand_ins(rows: pd.DataFrame) -> str:
 
 
 def _multiple_choice_cell(rows: pd.DataFrame) -> Cell | None:
-    value, stderr = rows["value"].iloc[0], rows["stderr"].iloc[0]
+    value, low, high = mean_and_ends(rows["value"])
     if math.isnan(value):
         return None
-    return Cell(f"{value:.3f}", round(value, 3), "" if math.isnan(stderr) else f"± {stderr:.3f}")
+    stderr = rows["stderr"].iloc[0]
+    spread = "" if "seed" in rows.columns or math.isnan(stderr) else f"± {stderr:.3f}"
+    if not math.isnan(low):
+        spread = f"[{low:.3f}, {high:.3f}]"
+    return Cell(f"{value:.3f}", round(value, 3), spread)
 
 
 def _chance_cell(rows: pd.DataFrame) -> Cell | None:
@@ -172,22 +188,21 @@ def _chance_cell(rows: pd.DataFrame) -> Cell | None:
 def searches(table: pd.DataFrame) -> list[Block]:
     """Return blocks of a study over its seeds, algorithms by lengths."""
     seeds = f"mean of {_range(table.groupby(['algorithm', 'length']).size())} seeds"
-    over_seeds = "lowest and highest of the seeds in small."
     named = table.rename(columns={"algorithm": "row"})
     blocks = [
         _pivoted(
             f"Perplexity on the held-out documents, {seeds}",
-            f"Lowest in bold, {over_seeds}",
+            f"Lowest in bold, {SEEDS} in small.",
             named,
             "length",
-            lambda rows: _lowest_best(_over_seeds(rows["heldout_ppl"])),
+            lambda rows: _lowest_best(_number(*mean_and_ends(rows["heldout_ppl"]))),
         ),
         _pivoted(
             f"Scored tokens, {seeds}",
-            over_seeds.capitalize(),
+            f"{SEEDS.capitalize()} in small.",
             named,
             "length",
-            lambda rows: _over_seeds(rows["scored_tokens"]),
+            lambda rows: _number(*mean_and_ends(rows["scored_tokens"])),
         ),
     ]
     return [block._replace(corner="algorithm") for block in blocks]
@@ -218,10 +233,14 @@ def _labelled(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(row=table["method"] + tuned)
 
 
-def _over_seeds(values: "pd.Series[float]") -> Cell | None:
-    """Return the mean of the values of some seeds, with the lowest and highest of several."""
-    ends = (values.min(), values.max()) if len(values) > 1 else (math.nan, math.nan)
-    return _number(values.mean(skipna=False), *ends)
+def _small(table: pd.DataFrame, usual: str) -> str:
+    """Return the meaning of what stands in small."""
+    return SEEDS if "seed" in table.columns else usual
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    """Return the end of a title of means over seeds."""
+    return f", mean of {rows['seed'].nunique()} seeds" if "seed" in rows.columns else ""
 
 
 def _number(value: float, low: float, high: float) -> Cell | None:

@@ -1,6 +1,7 @@
 """Read access to a plan file and the outputs of its nodes, for tables and figures; imports no torch."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,7 +132,9 @@ def original_length(plan: Plan) -> int | None:
 
 def tuning_note(plan: Plan) -> str:
     """Return a sentence on how the tuned variant was trained, or an empty string."""
-    runs = [_training(settings) for _, settings in fine_tunings(plan)]
+    tunings = [settings for _, settings in fine_tunings(plan)]
+    # Those of another seed are trained alike.
+    runs = [_training(settings) for settings in tunings if settings.seed == tunings[0].seed]
     return f"Tuned means fine-tuned: {', then '.join(runs)}." if runs else ""
 
 
@@ -141,9 +144,9 @@ def fine_tunings(plan: Plan) -> list[tuple[Node, FinetuneNode]]:
 
 
 def _length_in(label: str) -> int:
-    """Return the target length that ends a label, 0 if none does."""
-    end = label.rpartition("-")[2]
-    return int(end) if end.isdigit() else 0
+    """Return the target length that ends a label, but for its seed; 0 if none does."""
+    end = re.search(r"-(\d+)(-seed\d+)?$", label)
+    return int(end[1]) if end else 0
 
 
 def _training(settings: FinetuneNode) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from longrope.errors import UserError
-from longrope.plan.nodes import Node
+from longrope.plan.nodes import Node, Plan
 from longrope.reports.records import (
     Document,
     HistoryLine,
@@ -35,6 +35,7 @@ from longrope.reports.results import (
     read_lines,
     with_settings,
 )
+from longrope.reports.seeds import has_several
 from longrope.rope.factors import FactorTable, RopeFactors
 from longrope.rope.methods import METHODS, Geometry
 from longrope.settings.nodes import ReadjustNode, SearchNode
@@ -111,18 +112,20 @@ def perplexity_table(results: Results) -> pd.DataFrame:
             "stand_in": corpus_stand_in(results.plan, node, row["corpus"]),
             "length": row["length"],
             "protocol": scores["protocol"],
-            **_use(scores),
+            **_use(node, scores),
             **_perplexity_cells(row["documents"]),
         }
         for node, scores in results_of_nodes
         for row in scores["rows"]
     ]
-    return _table(rows, PERPLEXITY_COLUMNS, ["corpus", "variant", "method", "length"])
+    order = ["corpus", "variant", "method", "length"]
+    return _table(results, rows, PERPLEXITY_COLUMNS, order)
 
 
-def _use(scores: Scores[Any]) -> dict[str, str]:
-    """Return the cells on how a model was used."""
-    return {"variant": scores["variant"], "method": scores["method"], "bos": scores["bos"]}
+def _use(node: Node, scores: Scores[Any]) -> dict[str, Any]:
+    """Return the cells on how a model was used, and the seed."""
+    use = {"variant": scores["variant"], "method": scores["method"], "bos": scores["bos"]}
+    return {**use, "seed": node.seed}
 
 
 def _perplexity_cells(documents: Sequence[Document]) -> dict[str, float]:
@@ -139,8 +142,10 @@ def _perplexity_cells(documents: Sequence[Document]) -> dict[str, float]:
 def passkey_table(results: Results) -> pd.DataFrame:
     """Return one row per variant, method, length and depth."""
     results_of_nodes: list[tuple[Node, Scores[PasskeyRow]]] = evaluations(results, "passkey")
-    rows = [{**row, **_use(scores)} for _, scores in results_of_nodes for row in scores["rows"]]
-    return _table(rows, PASSKEY_COLUMNS, ["variant", "method", "length", "depth"])
+    rows = [
+        {**row, **_use(node, scores)} for node, scores in results_of_nodes for row in scores["rows"]
+    ]
+    return _table(results, rows, PASSKEY_COLUMNS, ["variant", "method", "length", "depth"])
 
 
 def multiple_choice_table(results: Results) -> pd.DataFrame:
@@ -149,20 +154,25 @@ def multiple_choice_table(results: Results) -> pd.DataFrame:
         results, "benchmarks"
     )
     rows = [
-        {**row, **_use(scores), "stand_in": row["stand_in"] or ""}
-        for _, scores in results_of_nodes
+        {**row, **_use(node, scores), "stand_in": row["stand_in"] or ""}
+        for node, scores in results_of_nodes
         for row in scores["rows"]
     ]
-    table = _table(rows, MULTIPLE_CHOICE_COLUMNS, ["variant", "method", "task", "metric"])
+    order = ["variant", "method", "task", "metric"]
+    table = _table(results, rows, MULTIPLE_CHOICE_COLUMNS, order)
     return table.astype({"value": float, "stderr": float, "chance": float})
 
 
 def _table(
-    rows: Sequence[dict[str, Any]], columns: Sequence[str], order: list[str]
+    results: Results, rows: Sequence[dict[str, Any]], columns: Sequence[str], order: list[str]
 ) -> pd.DataFrame:
-    """Return the columns asked for, sorted; methods stand in METHOD_ORDER, all else ascends."""
-    table = pd.DataFrame(list(rows), columns=list(columns))
-    return table.sort_values(order, key=_rank, kind="stable", ignore_index=True)
+    """Return the columns asked for, sorted; methods stand in METHOD_ORDER, all else ascends.
+
+    The seed comes last, where the experiment has several; what none reaches has no seed.
+    """
+    seed = ["seed"] * has_several(results.plan)
+    table = pd.DataFrame(list(rows), columns=[*columns, *seed]).astype(dict.fromkeys(seed, "Int64"))
+    return table.sort_values([*order, *seed], key=_rank, kind="stable", ignore_index=True)
 
 
 def _rank(column: "pd.Series[Any]") -> "pd.Series[Any]":
@@ -187,26 +197,29 @@ def searched_factors(results: Results) -> list[Searched]:
     """Return every factor set that was searched, with where it was searched, by length."""
     store, plan = results.store, results.plan
     searched = [
-        Searched(*_searched_where(settings), RopeFactors.read(store / node.key / "factors.json"))
+        Searched(
+            *_searched_where(plan, settings), RopeFactors.read(store / node.key / "factors.json")
+        )
         for node, settings in with_settings(plan, SearchNode)
     ]
     for node, settings in with_settings(plan, ReadjustNode):
         entries = FactorTable.read(store / node.key / "factor_table.json").entries
         # The other entries of the table are those of the searches above.
         chosen = [entry for entry in entries if entry.target_length in settings.lengths]
-        searched += [Searched(*_searched_where(settings), entry) for entry in chosen]
+        searched += [Searched(*_searched_where(plan, settings), entry) for entry in chosen]
     return sorted(searched, key=lambda item: (item.factors.target_length, item.where))
 
 
 def _searched_where(
-    settings: SearchNode | ReadjustNode,
+    plan: Plan, settings: SearchNode | ReadjustNode
 ) -> tuple[Literal["base", "tuned", "readjusted"], str]:
-    """Return whether a search scored the base model or a tuned one, and its name."""
+    """Return whether a search scored the base model or a tuned one, its name, and its seed of several."""
+    seed = f", seed {settings.seed}" * has_several(plan)
     if isinstance(settings, ReadjustNode):
-        return "readjusted", f"{settings.model}, readjusted"
+        return "readjusted", f"{settings.model}, readjusted{seed}"
     if settings.source_length == settings.original_length:
-        return "base", settings.model
-    return "tuned", f"{settings.model}, tuned at {settings.source_length:,} tokens"
+        return "base", settings.model + seed
+    return "tuned", f"{settings.model}, tuned at {settings.source_length:,} tokens{seed}"
 
 
 def geometry_of(factors: RopeFactors) -> Geometry:
@@ -260,11 +273,11 @@ def _histories(results: Results) -> Iterator[tuple[str, int, Path]]:
     """Yield where, at which length and in which file a search was recorded."""
     for node, search in with_settings(results.plan, SearchNode):
         history = results.store / node.key / "history.jsonl"
-        yield _searched_where(search)[1], search.target_length, history
+        yield _searched_where(results.plan, search)[1], search.target_length, history
     for node, readjust in with_settings(results.plan, ReadjustNode):
         for length in readjust.lengths:
             history = results.store / node.key / f"history-{length}.jsonl"
-            yield _searched_where(readjust)[1], length, history
+            yield _searched_where(results.plan, readjust)[1], length, history
 
 
 # Fine-tuning ------------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from longrope.settings.common import (
     CHUNK_LENGTH,
     NAME,
+    UNIQUE,
     AttentionScale,
     Name,
     Seed,
@@ -41,6 +42,12 @@ class Config(Settings):
         description="name of tables and figures", json_schema_extra={"pattern": f"^{NAME}$"}
     )
     seed: Seed = Field(0, description="seed of every random choice")
+    seeds: Annotated[list[Seed], UNIQUE] | None = Field(
+        None,
+        min_length=1,
+        description="several seeds, instead of seed: all that draws is computed for each, and tables "
+        "show the mean with the lowest and the highest",
+    )
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="precision of scoring")
     attention_scale: AttentionScale = Field(
         "su", description="attention scale under searched factors: a rule by name, or a number"
@@ -89,6 +96,11 @@ class Config(Settings):
                 f"'~', got {name!r}"
             )
         return str(folder)
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """Seeds of the experiment."""
+        return self.seeds or [self.seed]
 
     def split_refs(self) -> Iterator[tuple[str, SplitRef]]:
         """Yield every reference to a split with the key that holds it."""

@@ -26,7 +26,8 @@ def draw(table: pd.DataFrame, *, note: str = "") -> Figure:
         image = draw_panel(axes, rows)
         style.panel_title(axes, style.series_label(variant, method))
     style.row_labels(grid, "depth of the passkey (0: start)")
-    fewest, most = table["trials"].min(), table["trials"].max()
+    counts = table.groupby(["variant", "method", "length", "depth"])["trials"].sum()
+    fewest, most = counts.min(), counts.max()
     trials = f"{most}" if fewest == most else f"{fewest} to {most}"
     figure.colorbar(image, ax=grid, label=f"retrieved, % of {trials} trials each", pad=0.01)
     return style.finish(figure, "Passkey retrieval by length and depth", note)

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from longrope.reports.figures import style
 from longrope.reports.results import Results, model_note, original_length
+from longrope.reports.seeds import perplexity_over_seeds
 from longrope.reports.tables import finished_table
 
 
@@ -20,14 +21,15 @@ def draw(table: pd.DataFrame, *, window: int | None = None, note: str = "") -> F
     """Return the figure of a perplexity table; `window` is the pretrained one, tokens."""
     if table.empty:
         return style.nothing_to_draw("this experiment evaluates no perplexity")
-    corpora = style.groups(table, "corpus")
+    band = "range of the seeds" if "seed" in table.columns else "95 % over documents"
+    corpora = style.groups(perplexity_over_seeds(table), "corpus")
     figure, grid = style.panels(len(corpora))
     for axes, (corpus, rows) in zip(grid, corpora, strict=True):
         draw_panel(axes, rows, window)
         stand_in = rows["stand_in"].iloc[0]
         title = f"{corpus} (stand-in: {stand_in})" if stand_in else corpus
         style.panel_title(axes, title)
-    style.row_labels(grid, f"perplexity, band: 95 % over documents{style.LOG}")
+    style.row_labels(grid, f"perplexity, band: {band}{style.LOG}")
     return style.finish(figure, "Perplexity by length", note, grid)
 
 
