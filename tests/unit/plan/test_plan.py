@@ -317,6 +317,22 @@ def test_the_seed_changes_searches_and_what_follows_but_no_tokens(root):
     assert "evaluate/tiny-perplexity-base-none" not in reached, "nothing random is in it"
 
 
+def test_each_of_several_seeds_has_the_nodes_that_it_has_alone(root):
+    first, second = (build(root, lambda raw, n=n: raw.update(seed=n)).nodes for n in (3, 7))
+    both = build(root, lambda raw: raw.update(seeds=[3, 7])).nodes
+    assert {name: both[name].key for name in first} == {name: n.key for name, n in first.items()}
+    others = {name: node for name, node in both.items() if name not in first}
+    drawn = {name for name, node in second.items() if node.digest != first[name].digest}
+    assert others.keys() == {f"{name}-seed7" for name in drawn}
+    assert all(others[f"{name}-seed7"].digest == second[name].digest for name in drawn)
+    assert kinds({name for name in second if name not in drawn}) == {
+        "fetch",
+        "tokenize",
+        "evaluate",
+    }
+    assert "evaluate/tiny-perplexity-base-none" not in drawn
+
+
 @pytest.mark.parametrize("task", ["perplexity", "passkey"])
 def test_an_added_length_reaches_only_the_evaluations_of_its_task(root, task):
     def edit(raw: dict[str, Any]) -> None:
