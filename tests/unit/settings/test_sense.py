@@ -203,6 +203,32 @@ def test_a_wrong_value_is_not_followed_by_sentences_about_the_default_in_its_pla
     ]
 
 
+STUDY = {
+    "lengths": [256],
+    "seeds": [0],
+    "held_out": {"corpus": "words", "split": "test"},
+    "num_held_out": 1,
+    "algorithms": {"a": workflow_files.settings()["search"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        ({"seeds": [0, 4]}, []),
+        ({"seeds": [0, 4], "seed": 0}, ["give one of seed and seeds."]),
+        ({"seeds": [4, 4]}, ["seeds: 4 stands in it twice; leave one of them out."]),
+        ({"seeds": []}, ["seeds should have at least 1 entry."]),
+        (
+            {"seeds": [0, 4], "extension": [], "readjust": None, "search_study": STUDY},
+            ["seeds is for an extension; give those of a study as search_study.seeds."],
+        ),
+    ],
+)
+def test_seeds_stand_for_the_seed_of_an_extension(changes, sentences):
+    assert mistakes(lambda raw: raw.update(changes)) == sentences
+
+
 def test_other_verbs_name_the_first_mistake_and_the_verb_that_lists_all():
     raw = workflow_files.settings() | {"seed": -1, "dtype": "int8"}
     with pytest.raises(UserError) as refused:
