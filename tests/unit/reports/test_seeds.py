@@ -110,7 +110,7 @@ def test_figures_draw_the_mean_and_the_passkeys_of_all_seeds_together(folder):
     axes = folder.figure("perplexity").axes[0]
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
     assert lines["LongRoPE"] == pytest.approx([6])
-    assert axes.get_ylabel().replace("\n", " ").startswith("perplexity, band: of the seeds")
+    assert axes.get_ylabel().replace("\n", " ").startswith("perplexity, band: range of the seeds")
     heat, bar = folder.figure("passkey").axes
     assert [text.get_text() for text in heat.texts] == ["40"]
     assert bar.get_ylabel() == "retrieved, % of 20 trials each"
