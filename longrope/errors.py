@@ -33,6 +33,11 @@ def refusals_explained() -> Iterator[None]:
         unnamed = error.filename is None
         if error.errno is None or (unnamed and isinstance(error, ConnectionError | TimeoutError)):
             raise
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise UserError(
+                f"{_file_name(error)} cannot be a folder, since a file is in its way "
+                f"({error.strerror}); give another path, or move the file."
+            ) from error
         raise UserError(
             f"{_file_name(error)} could not be used ({error.strerror}), which does not mean that it "
             "is damaged: it was left as it is; correct what the system complains of, such as its owner "

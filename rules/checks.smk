@@ -41,6 +41,16 @@ def check_checkout(folder, what):
         )
 
 
+def check_snakefile():
+    """Refuse `-s workflow/Snakefile`, which puts everything that is relative to the Snakefile elsewhere."""
+    if not Path(workflow.basedir, "rules", "checks.smk").is_file():
+        clone = Path(longrope.__file__).resolve().parents[1]
+        raise WorkflowError(
+            f"the Snakefile to run is {clone / 'Snakefile'}: leave out --snakefile (-s) in the clone, or give that one."
+        )
+
+
+check_snakefile()
 check_deployment()
 check_braces()
 check_checkout(workflow.basedir, "the folder of the Snakefile")

@@ -32,7 +32,7 @@ def build_plan():
         with refusals_explained():
             # Snakemake itself takes the last of a key that a file gives twice.
             for path in workflow.overwrite_configfiles:
-                configuration.read(Path(path))
+                configuration.read_mapping(Path(path))
             settings = configuration.parse(dict(config), source=source)
             files = RawFiles(Path(settings.results, ".raw-files.json"))
             plan = planning.build(settings, Path.cwd(), files)

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from longrope.cli import (
     accept,
+    check,
     estimate,
     export,
     factors,
@@ -25,6 +26,7 @@ from longrope.errors import UserError, refusals_explained
 
 VERBS = (
     init,
+    check,
     run,
     search,
     plan,
@@ -42,7 +44,7 @@ VERBS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit code: 0, or 1 after one sentence on standard error."""
+    """Run one verb; return the exit code: 0, 1 after one sentence on standard error, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         with refusals_explained():
@@ -50,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"longrope: error: {error}", file=sys.stderr)
         return 1
+    except FileNotFoundError as error:
+        print(f"longrope: error: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("longrope: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

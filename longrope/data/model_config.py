@@ -1,9 +1,10 @@
 """Checks of a pretrained model's config.json, without torch."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from longrope import reading
 from longrope.architectures import ARCHITECTURES
@@ -16,6 +17,9 @@ SIZES = (
 """required keys: transformers would assume those of some model of 7B instead"""
 OTHER_SIZES = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 """keys that may be absent or null"""
+THETAS = ("rope_theta", "rotary_emb_base")
+PARTS = ("partial_rotary_factor", "rotary_pct")
+"""keys of the rotary base and share; GPT-NeoX has the second"""
 DROPPED_ROPE_TYPES = ("dynamic", "linear", "yarn")
 """blocks that users add to an unchanged checkpoint; the others come with weights trained under them"""
 QUANTISERS = ("quantization_config", "compression_config", "quantization")
@@ -65,6 +69,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key in (*SIZES, *OTHER_SIZES):
         if key in SIZES or config.get(key) is not None:
             _require_size(folder, key, config.get(key))
+    _require_rotary(folder, config)
     return config
 
 
@@ -238,3 +243,41 @@ def _require_size(folder: Path, key: str, size: object) -> None:
             f"{folder}/config.json is not valid ({key} is {size!r}, not a positive whole number); "
             "fetch it again."
         )
+
+
+def _require_rotary(folder: Path, config: Config) -> None:
+    """Refuse a rotary base that is no number, and heads whose dimensions do not form pairs."""
+    for key in THETAS:
+        base = _rotary_value(config, key)
+        if base is not None and not (_is_number(base) and base > 1):
+            raise UserError(
+                f"{folder}/config.json is not valid ({key} is {base!r}, not a number above 1); correct it."
+            )
+    kind = ARCHITECTURES[config["model_type"]]
+    if config.get("head_dim") is None and not kind.head_dim_derived:
+        return
+    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    share = next(
+        (value for key in PARTS if (value := _rotary_value(config, key)) is not None), None
+    )
+    share = kind.partial_rotary_factor or 1.0 if share is None else share
+    if not (_is_number(share) and 0 < share <= 1):
+        raise UserError(
+            f"{folder}/config.json is not valid (partial_rotary_factor is {share!r}, not a share of 1); "
+            "correct it."
+        )
+    rotated = int(width * share)
+    if rotated % 2 or rotated < 4:
+        raise UserError(
+            f"{folder}/config.json is not valid (of a head of {width} dimensions {rotated} are rotated, "
+            "which is no even number from 4 on); correct head_dim, hidden_size or num_attention_heads."
+        )
+
+
+def _rotary_value(config: Config, key: str) -> Any:
+    """Return a value of the rope block, or else of the top level; None if neither has it."""
+    return rope_block(config).get(key, config.get(key))
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -9,7 +9,6 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from longrope.errors import UserError
 from longrope.plan.nodes import Node, Plan, Raw, StandIns
 from longrope.plan.sources import Sources, installed
 from longrope.settings import sense
@@ -28,7 +27,7 @@ from longrope.settings.nodes import (
     TokenizeNode,
 )
 from longrope.settings.search import SearchMethod, SearchSettings, StudySettings
-from longrope.settings.sources import CorpusSettings, Share
+from longrope.settings.sources import CorpusSettings
 from longrope.settings.tasks import MultipleChoiceSettings, PlannedTask, TaskSettings
 from longrope.settings.training import (
     FinetuneSettings,
@@ -153,7 +152,7 @@ class _Builder:
             join_to=corpus.join_to,
             empty_rows=corpus.empty_rows,
             special_tokens=corpus.special_tokens,
-            share=self._share(ref),
+            share=corpus.share(ref.split),
         )
         sources = {
             "documents": self._documents_source(ref.corpus, corpus.file_split(ref.split)),
@@ -161,16 +160,6 @@ class _Builder:
         }
         name = f"{self.config.model.name}-{ref.corpus}-{ref.split}"
         return self._add("tokenize", name, settings, sources)
-
-    def _share(self, ref: SplitRef) -> Share | None:
-        corpus = self.config.corpora[ref.corpus]
-        try:
-            return corpus.share(ref.split)
-        except KeyError:
-            known = ", ".join(corpus.splits or ())
-            raise UserError(
-                f"corpora.{ref.corpus}.splits has no split {ref.split!r}; it has {known}."
-            ) from None
 
     # Extension ------------------------------------------------------------------------------------
 
@@ -265,6 +254,7 @@ class _Builder:
         # None lets the launcher choose a size that divides; `longrope.cost.estimate` asks for as many GPUs
         size = finetune.parallel.sequence_parallel or 1
         check_division(size, text_length, self.sources.shape())
+        self.sources.require_end()
         sources: dict[str, Node | Raw] = {
             "model": model,
             "factors": search,

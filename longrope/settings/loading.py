@@ -13,15 +13,16 @@ from longrope.settings.config import Config
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read and check a configuration file; arguments of `read`.
+    """Read and check a configuration file; arguments of `read_mapping`.
 
     Raises:
         UserError: naming the file and the first wrong key, with a suggestion for a misspelt one.
     """
-    return parse(read(path, overrides), source=f"{path} with --config" if overrides else str(path))
+    source = f"{path} with --config" if overrides else str(path)
+    return parse(read_mapping(path, overrides), source=source)
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> object:
+def read_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a configuration file without checking its settings.
 
     Args:
@@ -29,18 +30,21 @@ def read(path: Path, overrides: Sequence[str] = ()) -> object:
         overrides: `key=value`, laid over the file as Snakemake lays its --config over it.
 
     Raises:
-        UserError: if the file cannot be read, or an override is not of that form.
+        UserError: if the file is no mapping of settings, or an override is not of the form.
     """
     raw = reading.read_yaml(path, "configuration", "give a YAML file")
-    over = parse_overrides(overrides)
-    return _merged(raw, over) if over and isinstance(raw, dict) else raw
+    return _merged(_mapping(raw, str(path)), parse_overrides(overrides))
+
+
+def _mapping(raw: object, source: str) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise UserError(f"{source} must be a mapping of settings, got {type(raw).__name__}.")
+    return raw
 
 
 def parse(raw: object, *, source: str) -> Config:
     """Return the checked settings of a mapping read from `source`; raises as `load` does."""
-    if not isinstance(raw, dict):
-        raise UserError(f"{source} must be a mapping of settings, got {type(raw).__name__}.")
-    checked = check(raw)
+    checked = check(_mapping(raw, source))
     if checked.config is None or checked.mistakes:
         first, number = checked.mistakes[0], len(checked.mistakes)
         more = f" It is the first of {number} mistakes; `longrope check CONFIG` lists all of them."

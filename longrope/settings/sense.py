@@ -95,8 +95,17 @@ def _shortened(number: int) -> str:
 def _corpora(config: Config) -> Iterator[str]:
     known = ", ".join(config.corpora) or "no corpus"
     for key, ref in config.split_refs():
-        if ref.corpus not in config.corpora:
+        corpus = config.corpora.get(ref.corpus)
+        if corpus is None:
             yield f"{key}: corpus {ref.corpus!r} is not under corpora, which has {known}."
+            continue
+        splits = corpus.known_splits
+        if splits is not None and ref.split not in splits:
+            where = "source.files" if corpus.splits is None else "splits"
+            yield (
+                f"{key}: corpora.{ref.corpus}.{where} has no split {ref.split!r}; it has "
+                f"{', '.join(splits) or 'none'}."
+            )
 
 
 def _extension(config: Config) -> Iterator[str]:

@@ -148,6 +148,13 @@ class CorpusSettings(Settings):
     def _files(self) -> dict[str, list[str]]:
         return {} if isinstance(self.source, PackageSource) else self.source.files
 
+    @property
+    def known_splits(self) -> list[str] | None:
+        """Names of its splits; None where a catalogue tells them."""
+        if self.splits is not None:
+            return list(self.splits)
+        return None if isinstance(self.source, PackageSource) else list(self._files)
+
     def file_split(self, split: str) -> str:
         """Return the entry of `source.files` that a split is read from."""
         return split if self.splits is None else next(iter(self._files))

@@ -50,6 +50,18 @@ def test_a_profile_that_asks_for_conda_is_refused_alike(folder, tmp_path):
     assert "software deployment (conda) is not offered" in said
 
 
+def test_the_snakefile_of_the_workflow_folder_is_refused_with_the_one_to_run(folder):
+    said = refusal(run(folder, "small.yaml", "-n", "-s", ROOT / "workflow" / "Snakefile"))
+    assert f"the Snakefile to run is {ROOT / 'Snakefile'}: leave out --snakefile (-s)" in said
+
+
+def test_a_key_that_a_file_gives_twice_is_refused_though_snakemake_takes_the_last(folder):
+    with (folder / "small.yaml").open("a") as stream:
+        stream.write("experiment: other\n")
+    said = refusal(run(folder, "small.yaml", "-n"))
+    assert "small.yaml gives the key experiment twice, in lines 2 and" in said
+
+
 def test_another_clone_as_working_directory_is_refused_with_both_named(tmp_path):
     here, other = tmp_path / "here", tmp_path / "other"
     for each in (here, other):

@@ -175,6 +175,26 @@ def test_a_size_that_is_none_is_refused(llama, key, size):
     assert f"({key} is {size!r}, not a positive whole number)" in refusal(llama)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rope_theta": "10000"}, "rope_theta is '10000', not a number above 1"),
+        ({"rope_parameters": {"rope_theta": 1}}, "rope_theta is 1, not a number above 1"),
+        ({"rope_theta": float("inf")}, "rope_theta is inf, not a number above 1"),
+        ({"partial_rotary_factor": "half"}, "partial_rotary_factor is 'half', not a share of 1"),
+        ({"head_dim": 7}, "of a head of 7 dimensions 7 are rotated"),
+        ({"head_dim": 2}, "of a head of 2 dimensions 2 are rotated"),
+        (
+            {"partial_rotary_factor": 0.2, "head_dim": 16},
+            "of a head of 16 dimensions 3 are rotated",
+        ),
+    ],
+)
+def test_rotary_settings_that_make_no_angles_are_refused(llama, changes, words):
+    edit(llama, **changes)
+    assert f"config.json is not valid ({words}" in refusal(llama)
+
+
 def test_weights_of_more_layers_than_the_config_says_are_refused(llama):
     edit(llama, num_hidden_layers=1)
     assert "weights of 2 layers where config.json says num_hidden_layers: 1;" in refusal(llama)

@@ -414,7 +414,7 @@ def test_an_unknown_split_is_named_with_the_known_ones(root):
         raw["extension"][0]["finetune"]["documents"]["split"] = "test"
 
     expected = "corpora.own.source.files has no split 'test'; it has train."
-    assert refusal(root, edit) == expected
+    assert refusal(root, edit) == f"small.yaml: extension.0.finetune.documents: {expected}"
 
 
 def test_a_corpus_outside_the_catalogue_is_named(root):
