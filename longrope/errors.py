@@ -83,7 +83,9 @@ WORDINGS = {
     "model": "should be a mapping of keys",
     "string_pattern": "should match {pattern}",
     "string": "should be text",
+    "too_long": "should have at most {max_length} entries",
     "too_short": "should have at least {min_length} entry",
+    "tuple": "should be a list",
     "union_tag_invalid": "should have a {key} out of {expected_tags}",
 }
 """prefix of a pydantic error type -> wording, where pydantic's reads badly"""
@@ -166,8 +168,10 @@ def _shown(problem: ErrorDetails) -> str:
     """Return the value that was read, unless it is large, and the allowed one that it resembles."""
     context = problem.get("ctx", {})
     value = context.get("tag", problem["input"])
-    if isinstance(value, dict | list):
+    if problem["type"] == "too_short":
         return ""
+    if isinstance(value, dict | list):
+        return ", got a mapping" if isinstance(value, dict) else ", got a list"
     shown = repr(value) if len(repr(value)) < LONGEST_SHOWN else f"{repr(value)[:LONGEST_SHOWN]}..."
     allowed = re.findall("'([^']+)'", str(context.get("expected") or context.get("expected_tags")))
     near = suggestion(value, allowed, "") if isinstance(value, str) else ""

@@ -22,7 +22,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     return parse(read_mapping(path, overrides), source=source)
 
 
-def read_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, object]:
     """Read a configuration file without checking its settings.
 
     Args:
@@ -36,7 +36,7 @@ def read_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return _merged(_mapping(raw, str(path)), parse_overrides(overrides))
 
 
-def _mapping(raw: object, source: str) -> dict[str, Any]:
+def _mapping(raw: object, source: str) -> dict[str, object]:
     if not isinstance(raw, dict):
         raise UserError(f"{source} must be a mapping of settings, got {type(raw).__name__}.")
     return raw

@@ -128,7 +128,8 @@ def with_algorithm(raw: Mapping[str, object]) -> dict[str, object]:
     value = raw.get("algorithm", "auto")
     algorithm = {"name": value} if isinstance(value, str) else value
     members = {member.model_fields["name"].default: member for member in _ALGORITHMS}
-    if not isinstance(algorithm, Mapping) or algorithm.get("name") not in members:
+    # whatever is no name, such as a list, is left to be refused
+    if not isinstance(algorithm, Mapping) or str(algorithm.get("name")) not in members:
         return {**raw, "algorithm": algorithm}
     name = algorithm["name"]
     fields = members[name].model_fields.keys() - {"name"}

@@ -35,7 +35,7 @@ class Whole(BaseModel):
         ({"part": {}}, "key part.size is missing; add it (see notes.md)."),
         ({"part": {"size": 0}}, "part.size should be greater than 0, got 0."),
         ({"part": {"size": "x"}}, "part.size should be a whole number, got 'x'."),
-        ({"part": [1]}, "part should be a mapping of keys."),
+        ({"part": [1]}, "part should be a mapping of keys, got a list."),
         ({"part": {"size": 1}, "name": "no"}, "choose another name."),
         ([1, 2], "it should be a mapping of keys."),
         ("many words", "it should be a mapping of keys."),
