@@ -24,7 +24,7 @@ def mistakes(config: Config, raw: object) -> Iterator[str]:
     if bool(config.extension) == bool(config.search_study):
         yield "give exactly one of extension and search_study."
     if config.seeds and "seed" in config.model_fields_set:
-        yield "give one of seed and seeds."
+        yield "give one of seed and seeds, and leave the other out."
     if config.seeds and config.search_study:
         yield "seeds is for an extension; give those of a study as search_study.seeds."
     if (config.model.path is None) == (config.model.hub is None):

@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
         }
         label = "tiny-1024" + "-seed1" * seed
         search = made.add("search", label, settings | {"model": "tiny", "seed": seed}, **files)
-        training(made, seed, 2048, training(made, seed, 1024, search))
+        training(made, seed, 1024, training(made, seed, 512, search))
         rows, factors = perplexity_rows(ppl), {"factors-1024": search}
         evaluate(made, "perplexity", "longrope", seed, rows, factors, protocol="window")
         found = {"length": 1024, "depth": 0.5, "trials": 10, "correct": correct}
@@ -130,6 +130,6 @@ def test_searches_of_two_seeds_are_told_apart(folder):
 
 def test_the_note_tells_the_steps_of_training_once_and_by_length(folder):
     assert results.tuning_note(folder.plan) == (
-        "Tuned means fine-tuned: 4 steps of 32 x 1024 tokens (0% passkey prompts), "
-        "then 8 steps of 32 x 2048 tokens (0% passkey prompts)."
+        "Tuned means fine-tuned: 2 steps of 32 x 512 tokens (0% passkey prompts), "
+        "then 4 steps of 32 x 1024 tokens (0% passkey prompts)."
     )

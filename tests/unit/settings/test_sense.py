@@ -216,7 +216,7 @@ STUDY = {
     ("changes", "sentences"),
     [
         ({"seeds": [0, 4]}, []),
-        ({"seeds": [0, 4], "seed": 0}, ["give one of seed and seeds."]),
+        ({"seeds": [0, 4], "seed": 0}, ["give one of seed and seeds, and leave the other out."]),
         ({"seeds": [4, 4]}, ["seeds: 4 stands in it twice; leave one of them out."]),
         ({"seeds": []}, ["seeds should have at least 1 entry."]),
         (
