@@ -49,7 +49,7 @@ class Exported:
 
 def export_model(
     model: Path | str,
-    factors: RopeFactors | FactorTable | str,
+    factors: RopeFactors | FactorTable | Path | str,
     to: Path | str,
     *,
     format_name: str = "huggingface",
@@ -105,9 +105,9 @@ def export_model(
     return Exported(folder=target, gaps=tuple(gaps), notes=(*notes, *changed), traps=tuple(traps))
 
 
-def _source(factors: RopeFactors | FactorTable | str, store: Path) -> FactorSource:
-    if isinstance(factors, str):
-        return read_source(factors, store)
+def _source(factors: RopeFactors | FactorTable | Path | str, store: Path) -> FactorSource:
+    if isinstance(factors, Path | str):
+        return read_source(str(factors), store)
     table = FactorTable(entries=(factors,)) if isinstance(factors, RopeFactors) else factors
     return FactorSource(name="the given factors", table=table)
 

@@ -167,7 +167,7 @@ def _traps_of_both(export: Export) -> list[str]:
     if near != far:
         sentences.append(
             f"transformers has one attention scale for both sets, {far:.6g}; the short set was made for "
-            f"{near:.6g} (`short_mscale`, which vLLM reads)."
+            f"{near:.6g}, which stands in `short_mscale` of `rope_parameters` for engines that read it."
         )
     return sentences
 

@@ -122,7 +122,7 @@ def test_a_card_names_origin_lengths_licence_stand_ins_and_traps(
         "**Stand-in:** a toy for LLaMA2-7B",
         "license: apache-2.0; the terms in LICENSE.txt",
         "must not grow past 64 tokens with a cache",
-        "one attention scale for both sets, 1.25; the short set was made for 1 ",
+        "one attention scale for both sets, 1.25; the short set was made for 1,",
         "--max-model-len 256",
         "was not measured",
     ):

@@ -56,6 +56,28 @@ def test_transformers_runs_an_export_as_we_run_its_factors(
         torch.testing.assert_close(logits(theirs, length), logits(ours, length), **LOGITS)
 
 
+def in_two_parts(model: Any, cut: int, length: int) -> torch.Tensor:
+    """Return the logits behind a cut of tokens that are read with a cache."""
+    ids = torch.randint(0, 97, (1, length), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        first = model(ids[:, :cut], use_cache=True)
+        rest: torch.Tensor = model(ids[:, cut:], past_key_values=first.past_key_values).logits
+    return rest
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_with_a_cache_only_equal_sets_survive_the_original_length(
+    architecture: str, tmp_path: Path
+) -> None:
+    base = write_model(tmp_path / "base", architecture)
+    for sets, least, most in (("long", 0.0, LOGITS["atol"]), ("both", 0.01, 100.0)):
+        longrope.export_model(tmp_path / "base", table_for(base), tmp_path / sets, sets=sets)
+        model = loaded(tmp_path / sets)
+        whole = logits(model, 80)[:, 60:]
+        difference = float((in_two_parts(model, 60, 80) - whole).abs().max())
+        assert least <= difference < most, sets
+
+
 def test_an_export_differs_from_the_base_model_and_its_sets_from_each_other(tmp_path: Path) -> None:
     base = write_model(tmp_path / "base")
     for sets in ("long", "both"):
