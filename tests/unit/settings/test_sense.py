@@ -147,6 +147,12 @@ NAMES = (
         ("search.documents.split", "a/b", f"search.documents.split: {NAMES}; got 'a/b'."),
         # names and keys near what was meant
         (
+            "evaluate.benchmarks",
+            {"tasks": {"mmlu": 5, "mmmlu": 5}},
+            "evaluate.benchmarks.tasks: task 'mmmlu' is not known; choose among arc_challenge, hellaswag, "
+            "mmlu, truthfulqa_mc2.",
+        ),
+        (
             f"{FINETUNE}.num_step",
             2,
             f"unknown key {FINETUNE}.num_step (did you mean num_steps?).",
