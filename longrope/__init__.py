@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longrope.errors import UserError as UserError
     from longrope.exports.export import export_model as export_model
+    from longrope.library import generate as generate
     from longrope.library import install as install
     from longrope.library import perplexity as perplexity
     from longrope.library import search_factors as search_factors
@@ -28,6 +29,7 @@ _MODULES = {
     "UserError": "errors",
     "closed_form": "rope.methods",
     "export_model": "exports.export",
+    "generate": "library",
     "geometry": "models.loading",
     "install": "library",
     "load_model": "models.loading",

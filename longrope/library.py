@@ -1,4 +1,4 @@
-"""The method on a model in memory: install factors, measure perplexity, search.
+"""The method on a model in memory: install factors, measure perplexity, generate, search.
 
 Texts are sequences of token ids or, with the model's tokenizer, strings; each is one document. Nothing
 persists: scores are remembered in a temporary folder while a call runs, and the model's rotary embedding is
@@ -21,9 +21,10 @@ from longrope.data.model_config import require_extensible
 from longrope.data.token_store import TokenStore, encode, write_tokens
 from longrope.data.tokenizers import Encoder, begin_tokens, load_encoder, num_unscored
 from longrope.errors import UserError, validated
-from longrope.models import loading, rotary
+from longrope.models import generation, loading, rotary
 from longrope.rope.factors import FactorTable, RopeFactors
 from longrope.rope.methods import closed_form
+from longrope.rope.switching import Switch, require_room
 from longrope.runtime import Input
 from longrope.search.algorithms.problem import extension_problem
 from longrope.search.driver import run_search
@@ -47,7 +48,8 @@ def install(model: PreTrainedModel, factors: Factors) -> None:
     """Put factors into a model, which then runs and generates under them.
 
     A table is read at the length of each forward call, so that a sequence that grows past an entry, as in
-    generation, has keys of two entries in its cache; one set of factors holds for every length.
+    `model.generate`, has keys of two entries in its cache, which `longrope.generate` avoids; one set of
+    factors holds for every length.
 
     Args:
         model: causal language model of transformers, of a supported architecture.
@@ -99,6 +101,66 @@ def perplexity(
         scores = [worker.score(Unit(table.at(len(text.tokens)), text)) for text in windows]
     num_tokens = sum(score.num_tokens for score in scores)
     return perplexity_of(sum(score.nll for score in scores) / num_tokens)
+
+
+def generate(
+    model: PreTrainedModel,
+    factors: Factors,
+    texts: Texts,
+    *,
+    max_new_tokens: int,
+    switch: Switch = "start",
+    temperature: float = 0.0,
+    seed: int = 0,
+    prefill_chunk: int | None = None,
+    cache: str = "dynamic",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    begin: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Return the tokens with which a model continues texts, computed as one batch.
+
+    Each text gets the continuation that it gets alone; a text that was continued and is given again gets the
+    rest of its continuation, sampled or not (but for rounding, which may decide between equal logits).
+
+    Args:
+        model: causal language model of transformers, in evaluation mode, on the device to compute on. Of
+            its generation config only EOS is read.
+        factors: one set, or a table of them by length; its longest entry has room for text and continuation.
+        texts: token ids of each text, or strings with a tokenizer.
+        max_new_tokens: fewer where the model ends its text with EOS, which is returned too.
+        switch: which entry of a table a text that may grow past one runs under. `start`: that of its length
+            plus `max_new_tokens` from its first token on; `recompute`: that of the
+            present length, and where it passes an entry all of it is computed again under the next.
+        temperature: 0 takes the likeliest token; else divides the logits before sampling.
+        seed: of sampling. Equal texts in a batch get equal continuations.
+        prefill_chunk: tokens of a text computed at once, which bounds memory; None: all.
+        cache: `dynamic`, or `static`, which has its final size from the start.
+        tokenizer: fast tokenizer of the model, for strings.
+        begin: ids put before every text; None: what the tokenizer puts there, nothing without one.
+
+    Returns:
+        New token ids of each text.
+
+    Raises:
+        UserError: if the model cannot be extended, the factors are of another model or for shorter texts, a
+            text is empty, or an argument is out of bounds.
+        ValueError: if the model is in training mode.
+    """
+    table = _table(model, factors)
+    values = {
+        "max_new_tokens": max_new_tokens,
+        "switch": switch,
+        "temperature": temperature,
+        "seed": seed,
+        "prefill_chunk": prefill_chunk,
+        "cache": cache,
+    }
+    decoding = validated(generation.Decoding, values, source="generate")
+    prompts = _prompts(model, texts, tokenizer, begin)
+    for number, prompt in enumerate(prompts):
+        name = f"text {number}" if len(prompts) > 1 else "the prompt"
+        require_room(table, len(prompt), decoding.max_new_tokens, name)
+    return generation.generate(model, table, prompts, decoding)
 
 
 def search_factors(
@@ -278,6 +340,28 @@ def _begin(
     if begin is not None:
         return tuple(begin)
     return begin_tokens(folder, "auto") if tokenizer is not None else ()
+
+
+def _prompts(
+    model: PreTrainedModel,
+    texts: Texts,
+    tokenizer: PreTrainedTokenizerBase | None,
+    begin: Sequence[int] | None,
+) -> list[list[int]]:
+    """Return the ids of texts to continue, none of them empty."""
+    _refuse_empty(texts)
+    with _corpus(model, texts, tokenizer) as folder:
+        begin_ids = _begin(folder, tokenizer, begin)
+        store = TokenStore(folder)
+        prompts = [[*begin_ids, *store.document(number)] for number in range(len(store))]
+    _refuse_empty(prompts)
+    return prompts
+
+
+def _refuse_empty(texts: Sequence[Any]) -> None:
+    empty = next((number for number, text in enumerate(texts) if len(text) == 0), None)
+    if empty is not None:
+        raise UserError(f"text {empty} is empty; give at least one token to continue.")
 
 
 def _first_windows(store: TokenStore, length: int | None, begin: tuple[int, ...]) -> list[Text]:
