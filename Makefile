@@ -16,6 +16,9 @@ PYTHON ?= $(or $(shell for python in python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 READY := $(VENV)/ready
 RUN := $(VENV)/bin/python -m
+# A line for each job on the terminal; Snakemake's own pages are in .snakemake/log.
+SNAKEMAKE = PYTHONPATH="$(CURDIR)/workflow/loggers$${PYTHONPATH:+:$$PYTHONPATH}" \
+  $(RUN) snakemake --cores all --logger lines
 CONFIG ?= config/config.yaml
 # Rules call the interpreter that runs Snakemake; scripts find theirs through PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -51,10 +54,10 @@ $(READY): requirements/lock.txt pyproject.toml
 
 # The report is whole or not there, and never another configuration's.
 demo: $(READY)
-	@$(RUN) snakemake --cores all --configfile "$(CONFIG)"
+	@$(SNAKEMAKE) --configfile "$(CONFIG)"
 	@folder="$$($(VENV)/bin/python workflow/scripts/print_report_folder.py --config "$(CONFIG)")"; \
 	if [ ! -f "$$folder/report.html" ]; then \
-	  $(RUN) snakemake --cores all --configfile "$(CONFIG)" --report "$$folder/.report.html"; \
+	  $(SNAKEMAKE) --configfile "$(CONFIG)" --report "$$folder/.report.html"; \
 	  mv "$$folder/.report.html" "$$folder/report.html"; fi; \
 	ln -sfn "reports/$${folder##*/}/report.html" "$${folder%/reports/*}/report.html"
 	@$(VENV)/bin/python workflow/scripts/print_results.py --config "$(CONFIG)"
