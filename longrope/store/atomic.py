@@ -22,5 +22,10 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         yield scratch
         scratch.replace(path)
+    except OSError as error:
+        # the user knows the file, not its scratch
+        if error.filename == str(scratch):
+            error.filename = str(path)
+        raise
     finally:
         scratch.unlink(missing_ok=True)

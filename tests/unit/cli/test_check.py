@@ -1,10 +1,13 @@
 """`longrope check`: every mistake in one go, of the configuration and of what it names."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import command_line
 import pytest
 from command_line import call, edit
+from repository import ROOT
 
 from longrope.cli import check, main
 from longrope.errors import UserError
@@ -113,3 +116,14 @@ def test_an_interruption_and_a_mistake_have_exit_codes_and_no_traceback(
     monkeypatch.setattr(check.loading, "read_mapping", fails)
     assert main.main(["check", "config.yaml"]) == code
     assert capsys.readouterr().err == f"{sentence}\n"
+
+
+def test_ctrl_c_while_libraries_are_imported_ends_without_a_traceback(tmp_path):
+    (tmp_path / "yaml.py").write_text("raise KeyboardInterrupt")
+    ended = subprocess.run(
+        [sys.executable, "-m", "longrope", "check", "any.yaml"],
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (130, "longrope: interrupted\n")

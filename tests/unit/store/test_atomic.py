@@ -44,3 +44,12 @@ def test_what_a_killed_write_leaves_is_no_output_of_the_node(tmp_path):
     final = commit.run(tmp_path, "search/a-0123456789ab", {}, compute, dict)
     assert sorted(path.name for path in final.iterdir()) == ["DONE", "manifest.json", "result"]
     assert commit.problem(final) is None
+
+
+def test_a_refusal_names_the_file_and_not_its_scratch(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError) as refused,
+        written_whole(tmp_path / "none" / "a") as path,
+    ):
+        path.write_text("text")
+    assert refused.value.filename == str(tmp_path / "none" / "a")
