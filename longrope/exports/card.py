@@ -34,7 +34,7 @@ def card_text(
         traps: sentences on engines, of the format.
         changes: sentences on what the export changes of the factors as they were searched.
     """
-    licence = read_licence(export.model)
+    licence = read_licence(export.base)
     long = export.long
     sections = [
         _metadata(licence),

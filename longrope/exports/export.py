@@ -24,7 +24,7 @@ from longrope.exports.selection import (
     require_same_model,
     without_start_tokens,
 )
-from longrope.exports.source import FactorSource, read_source
+from longrope.exports.source import FactorSource, base_folder, read_source
 from longrope.models.loading import ConfigChanges, load_geometry
 from longrope.rope.factors import FactorTable, RopeFactors
 
@@ -130,6 +130,7 @@ def _prepared(
     warning = length_warning(config, long.original_length)
     export = Export(
         model=model,
+        base=base_folder(model),
         config=config,
         geometry=geometry,
         source=source,

@@ -21,6 +21,8 @@ class Export:
     """A model with two sets of factors, which most engines can hold, and no start tokens."""
 
     model: Path
+    base: Path
+    """folder of the model that it was fine-tuned from, else the same"""
     config: Mapping[str, object]
     """config.json of the model"""
     geometry: Geometry

@@ -43,7 +43,7 @@ def read_source(name: str, store: Path) -> FactorSource:
             f"{name} is neither a file of factors nor a node of {store}; give one, such as the path that "
             "longrope search prints."
         )
-    manifest = _manifest(path.resolve().parent)
+    manifest = read_manifest(path.resolve().parent)
     table = _table(path)
     if manifest is None:
         return FactorSource(name=name, table=table)
@@ -56,6 +56,31 @@ def read_source(name: str, store: Path) -> FactorSource:
         commit=_commit(manifest),
         stand_ins=_stand_ins(place.parent.parent, key),
     )
+
+
+def read_manifest(folder: Path) -> Mapping[str, object] | None:
+    """Return the manifest of a node's folder, None if it is no node."""
+    try:
+        manifest = json.loads(reading.read_text(folder / "manifest.json"))
+    except (*reading.ABSENT, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and "node" in manifest else None
+
+
+def base_folder(model: Path) -> Path:
+    """Return the folder of the base model of a fine-tuned one in its node; any other model's own folder."""
+    place = model.resolve().parent
+    node = (read_manifest(place) or {}).get("node")
+    if not isinstance(node, dict):
+        return model
+    raw, inputs = node.get("raw", {}), node.get("inputs", {})
+    if "tokenizer" in raw:
+        base = Path(raw["tokenizer"]["path"])
+    elif "tokenizer" in inputs:
+        base = place.parent.parent / inputs["tokenizer"]
+    else:
+        return model
+    return base if reading.is_folder(base) else model
 
 
 def _file_of_node(folder: Path) -> Path:
@@ -76,15 +101,6 @@ def _table(path: Path) -> FactorTable:
         return FactorTable.read(path)
     factors: RopeFactors = read(path).factors
     return FactorTable(entries=(factors,))
-
-
-def _manifest(folder: Path) -> Mapping[str, object] | None:
-    """Return the manifest of a node's folder, None if it is no node."""
-    try:
-        manifest = json.loads(reading.read_text(folder / "manifest.json"))
-    except (*reading.ABSENT, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) and "node" in manifest else None
 
 
 def _commit(manifest: Mapping[str, object]) -> str:

@@ -8,6 +8,7 @@ transformers 4 knows the former alone. transformers scales by `attention_factor`
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from longrope import reading
@@ -43,20 +44,27 @@ def as_run(export: Export) -> FactorTable:
 
 def write(export: Export, folder: Path) -> None:
     """Write weights, tokenizer and config.json."""
-    names = [path.name for path in weight_files(export.model)]
-    if names != [SINGLE]:
-        names.append(INDEX)
-    names += [name for name in COPIED if reading.is_file(export.model / name)]
-    names += [path.name for path in terms(export.model)]
-    for name in names:
+    for path in _copied_files(export):
         # contents alone: a copy has the mode of a new file
-        shutil.copyfile(export.model / name, folder / name)
+        shutil.copyfile(path, folder / path.name)
     _write_json(folder / "config.json", config_json(export))
     if reading.is_file(export.model / "tokenizer_config.json"):
         tokenizer = json.loads(reading.read_text(export.model / "tokenizer_config.json"))
         _write_json(
             folder / "tokenizer_config.json", _tokenizer_json(tokenizer, export.long.target_length)
         )
+
+
+def _copied_files(export: Export) -> Iterator[Path]:
+    """Yield the files that are copied; of a fine-tuned model, some are beside its base model only."""
+    weights = weight_files(export.model)
+    yield from weights
+    if weights[0].name != SINGLE:
+        yield export.model / INDEX
+    for name in COPIED:
+        places = (export.model / name, export.base / name)
+        yield from [path for path in places if reading.is_file(path)][:1]
+    yield from terms(export.base)
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:

@@ -130,6 +130,29 @@ def test_a_card_names_origin_lengths_licence_stand_ins_and_traps(
     assert (tmp_path / "out/LICENSE.txt").read_text() == "Terms."
 
 
+def test_a_fine_tuned_model_is_under_the_licence_of_its_base(
+    table: FactorTable, tmp_path: Path
+) -> None:
+    base, store = tmp_path / "base", tmp_path / "results"
+    (base / "README.md").write_text("---\nlicense: mit\n---\n")
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    spec = {"raw": {"tokenizer": {"path": str(base), "files": {}}}, "inputs": {}}
+
+    def fill(work: Path) -> None:
+        (work / "model").mkdir()
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            shutil.copy(base / name, work / "model" / name)
+        table.entries[-1].save(work / "factors.json")
+
+    key = "finetune/tiny-256-123456789abc"
+    commit.run(store, key, spec, fill, dict)
+    longrope.export_model(store / key, key, tmp_path / "out", store=store)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "license: mit" in card
+    assert "# tiny-256-123456789abc with a window of 256 tokens" in card
+    assert (tmp_path / "out/chat_template.jinja").is_file()
+
+
 def test_a_card_of_equal_sets_does_not_warn_of_mixed_ones(
     table: FactorTable, tmp_path: Path
 ) -> None:
