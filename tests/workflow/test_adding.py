@@ -93,7 +93,6 @@ def test_a_search_algorithm_is_its_settings_and_its_module(copy):
                 """Scores all seeds on all documents."""
 
                 def __init__(self, problem, settings, num_documents, seed):
-                    self.num_candidates = len(problem.seeds)
                     super().__init__(problem.space, problem.seeds, num_documents, seed)
 
                 def _script(self):
