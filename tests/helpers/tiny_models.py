@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 ORIGINAL_LENGTH = 64
 
@@ -38,6 +38,7 @@ def build(architecture: str, **changes: Any) -> PreTrainedModel:
     options = COMMON | SPECIAL.get(architecture, {}) | changes
     config = CONFIG_MAPPING[architecture](**options)
     torch.manual_seed(0)
-    model: Any = AutoModelForCausalLM.from_config(config)
+    # not by `from_config`, which divides the weights once a training under ZeRO 3 ran in this process
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
     model.eval()
     return cast(PreTrainedModel, model)
