@@ -26,6 +26,7 @@ from longrope.rope.switching import Stretch, Switch, require_same_model, stretch
 from longrope.settings.common import Count, Seed
 
 Ids = list[int]
+WINDOWS = ("max_position_embeddings", "original_max_position_embeddings")
 PAD = 0
 """token to the left of a shorter text; masked, so that any will do"""
 
@@ -86,7 +87,7 @@ def generate(
     geometry = loading.geometry(model, table.entries[0].original_length)
     require_same_model(table, geometry, "the model")
     texts = [_Text([*prompt], _stretches(table, len(prompt), decoding)) for prompt in prompts]
-    with rotary.restored(model), _plain_settings(model), torch.inference_mode():
+    with rotary.restored(model), _plain_settings(model, table), torch.inference_mode():
         embedding = rotary.install(model, geometry)
         for entry in table.entries:
             parts = [(text, part) for text in texts for part in text.stretches]
@@ -102,14 +103,22 @@ def _stretches(table: FactorTable, num_tokens: int, decoding: Decoding) -> list[
 
 
 @contextmanager
-def _plain_settings(model: Any) -> Iterator[None]:
-    """Drop all of a model's generation config but EOS, so that none of its processors interferes."""
+def _plain_settings(model: Any, table: FactorTable) -> Iterator[None]:
+    """Drop all of a model's generation config but EOS, and move its window to the table's length.
+
+    Past its window transformers warns, and Phi-3 computes its cache anew.
+    """
     present = model.generation_config
+    windows = {key: getattr(model.config, key) for key in WINDOWS if hasattr(model.config, key)}
     model.generation_config = _config(eos_token_id=present.eos_token_id, pad_token_id=PAD)
+    for key in windows:
+        setattr(model.config, key, table.entries[-1].target_length)
     try:
         yield
     finally:
         model.generation_config = present
+        for key, value in windows.items():
+            setattr(model.config, key, value)
 
 
 def _extend(model: Any, chosen: list[tuple[_Text, Stretch]], decoding: Decoding) -> None:

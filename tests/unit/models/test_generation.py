@@ -152,10 +152,20 @@ def test_a_generation_config_of_the_model_changes_nothing_and_stays_as_it_is(lla
     assert llama.generation_config is present
 
 
-def test_the_rotary_embedding_is_restored(llama):
-    present = llama.base_model.rotary_emb
-    continued(llama, PROMPT[:20])
-    assert llama.base_model.rotary_emb is present
+def test_the_model_is_left_as_it_was(model):
+    present, config = model.base_model.rotary_emb, model.config.to_dict()
+    continued(model, PROMPT[:20])
+    assert model.base_model.rotary_emb is present
+    assert model.config.to_dict() == config
+
+
+def test_no_token_is_computed_twice_under_an_entry_nor_is_anyone_warned_of_it(model, caplog):
+    widths: list[int] = []
+    embedding = model.get_input_embeddings()
+    embedding.register_forward_hook(lambda _, args, __: widths.append(args[0].shape[1]))
+    continued(model, PROMPT[:60], max_new_tokens=8)
+    assert widths == [60] + [1] * 7
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(

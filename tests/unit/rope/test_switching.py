@@ -10,7 +10,7 @@ from longrope.rope.methods import Geometry
 from longrope.rope.switching import require_room, require_same_model, stretches
 
 LENGTHS = (64, 80, 128)
-GEOMETRY = Geometry(num_pairs=2, rope_theta=10_000.0, original_length=64)
+GEOMETRY = Geometry(num_pairs=2, rope_theta=10_000.0, original_length=64, hidden_size=8)
 
 
 def entry(length: int, **changes: object) -> RopeFactors:
@@ -64,6 +64,7 @@ def test_a_prompt_that_fills_the_longest_entry_is_refused():
     [
         ({"factors": (1.0,)}, "with rotary pairs 1, but m has 2"),
         ({"rope_theta": 5e5}, r"with rope_theta 500000, but m has 10000"),
+        ({"hidden_size": 16}, "with hidden_size 16, but m has 8"),
         ({"partial_rotary_factor": 0.25}, r"with partial_rotary_factor 0.25, but m has 1"),
     ],
 )
