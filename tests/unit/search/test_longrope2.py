@@ -261,7 +261,8 @@ SEARCHES = ("search/tiny-1024", "search/tiny-ft1024-2048", "readjust/tiny-ft1024
         ),
         (
             {"critical_dimension": "theroy"},
-            "search.critical_dimension should be 'theory' or 'search', got 'theroy'.",
+            "search.critical_dimension should be 'theory' or 'search', or a whole number, got 'theroy' "
+            "(did you mean theory?).",
         ),
     ],
 )
