@@ -106,7 +106,7 @@ def _window(options: argparse.Namespace) -> int:
     folder = Path(options.model)
     if options.revision is not None:
         # The fetch is the same node whatever the length, which only the fetched config.json tells.
-        plan = _planned(options, original_length=1)
+        plan = _planned(options, original_length=2)
         (fetched,) = plan.of("fetch")
         compute(fetched.key, {fetched.key: fetched.to_json()}, options)
         folder = options.store / fetched.key

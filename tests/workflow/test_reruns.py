@@ -162,7 +162,7 @@ def test_an_added_length_scores_only_that_length(finished):
     known = set(score_lines(finished / "results"))
 
     def edit(settings):
-        settings["evaluate"]["perplexity"]["lengths"]["words"].append(200)
+        settings["evaluate"]["perplexity"]["lengths"]["words"].insert(1, 200)
 
     name = change(finished, "edited.yaml", edit)
     assert planned(finished, name) == PERPLEXITY

@@ -42,7 +42,7 @@ def folder(tmp_path, monkeypatch):
 
 def planned(*entries):
     """Return the plan of texts to train on."""
-    config = configuration.load(Path("config.yaml")).model_dump()
+    config = configuration.load(Path("config.yaml")).model_dump(exclude_unset=True)
     config["corpora"]["own"]["source"]["files"]["train"] = entries
     return plan.build(configuration.parse(config, source="config.yaml"), Path.cwd())
 
