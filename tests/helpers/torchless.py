@@ -29,6 +29,7 @@ ABSENT = {
 
 RUN_SNAKEMAKE = {
     "test_finetune_benchmark.py",
+    "test_first_steps.py",
     "test_full_scale.py",
     "test_launch.py",
     "test_reruns.py",
@@ -36,6 +37,7 @@ RUN_SNAKEMAKE = {
     "test_study.py",
     "test_adding_runs.py",
     "test_surroundings.py",
+    "test_terminal.py",
     "test_workflow.py",
 }
 """test files that start the workflow, whose jobs need torch, or train"""
