@@ -49,7 +49,7 @@ def _check(options: argparse.Namespace) -> None:
             f"{len(plan.nodes)} nodes; give model.shape to know what they cost before the model is fetched"
         )
     else:
-        print(totals(plan, path, plan.hardware, options.hardware_table))
+        print(totals(plan, path, options.hardware_table))
 
 
 def _unusable(config: Config, sources: Sources, hardware_table: Path) -> Iterator[str]:

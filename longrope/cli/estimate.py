@@ -53,13 +53,13 @@ def _estimate(options: argparse.Namespace) -> None:
     print(f"\n{_foot(plan, costs)}")
 
 
-def totals(plan: Plan, source: Path, hardware: str, hardware_table: Path) -> str:
-    """Return one line on what a plan costs on a machine; raises UserError as the verb does."""
-    costs = [cost for _, cost in _costs(plan, _shape(plan, source), hardware, hardware_table)]
+def totals(plan: Plan, source: Path, hardware_table: Path) -> str:
+    """Return one line on what a plan costs on its machine; raises UserError as the verb does."""
+    costs = [cost for _, cost in _costs(plan, _shape(plan, source), plan.hardware, hardware_table)]
     seconds = 3600 * sum(cost.gpu_hours or 0 for cost in costs)
     unit = "of one GPU" if any(cost.gpus for cost in costs) else "of one thread"
     return (
-        f"{len(costs)} nodes: at most {time_text(seconds)} {unit} on {hardware}, and about "
+        f"{len(costs)} nodes: at most {time_text(seconds)} {unit} on {plan.hardware}, and about "
         f"{time_text(_overhead(plan))} to start the jobs"
     )
 

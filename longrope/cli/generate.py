@@ -47,7 +47,7 @@ def _generate(options: argparse.Namespace) -> None:
     table = read_table(options.factors)
     encoder = load_encoder(options.model)
     prompt = list(encode_plain(encoder, [_prompt(options.prompt_file)])[0].ids)
-    prompt = [*begin_tokens(options.model, options.bos), *prompt]
+    prompt = [*begin_tokens(options.model, options.bos, encoder), *prompt]
     (new,) = longrope.generate(
         _model(options),
         table,

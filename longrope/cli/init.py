@@ -12,9 +12,8 @@ import yaml
 from longrope import reading
 from longrope.cli.common import STORE, add_store, planned, say_warnings
 from longrope.cli.estimate import totals
-from longrope.cli.search import model_label
+from longrope.cli.search import model_label, window_of
 from longrope.data.documents import Documents
-from longrope.data.model_config import pretrained_length, read_config
 from longrope.data.prompts import fewest_tokens
 from longrope.data.tokenizers import Encoder, begin_tokens, encode_plain, load_encoder
 from longrope.errors import UserError
@@ -22,7 +21,7 @@ from longrope.plan.sources import Sources
 from longrope.settings import loading
 from longrope.settings.config import Config
 from longrope.settings.hardware import TABLE, read_machine
-from longrope.settings.starter import Starter, starter
+from longrope.settings.starter import SPLITS, Starter, starter
 from longrope.store.atomic import write_text
 from longrope.store.files import RawFiles
 
@@ -66,16 +65,20 @@ def _init(options: argparse.Namespace) -> None:
     plan = planned(path, options.store)
     say_warnings(plan)
     print(f"{path}: {values.original_length:,} -> {values.target_length:,} tokens")
-    print(totals(plan, path, plan.hardware, TABLE))
+    print(totals(plan, path, TABLE))
     print(f"next: longrope check {path}; then snakemake --cores all --configfile {path}")
 
 
 def _values(options: argparse.Namespace) -> Starter:
     """Return what the file will say, from the model's config.json and the lengths of the texts."""
     folder = Path(options.model)
-    window = options.original_length or _window(folder)
+    window = options.original_length or window_of(folder)
     label = model_label(folder)
-    lengths = _lengths(options, window)
+    config = _texts_alone(options, window)
+    sources = Sources(config, Path.cwd(), RawFiles(options.store / ".raw-files.json"))
+    sources.model()
+    encoder = load_encoder(folder)
+    lengths = _lengths(sources, encoder)
     target = options.target_length or _target(lengths, window)
     if target <= window:
         raise UserError(f"--target-length must exceed the original length {window}, got {target}.")
@@ -91,7 +94,7 @@ def _values(options: argparse.Namespace) -> Starter:
         column=options.column,
         num_documents=lengths.stretches("validation", target),
         num_test=lengths.count("test", target),
-        shortest_passkey=_shortest_passkey(folder),
+        shortest_passkey=fewest_tokens(encoder, begin_tokens(folder, "auto", encoder)),
         hardware=_quoted(hardware),
         dtype="float32" if hardware == "cpu" else "bfloat16",
     )
@@ -106,19 +109,6 @@ def _machine(options: argparse.Namespace) -> str:
     has_gpu = shutil.which("nvidia-smi") is not None and not options.cpu
     default: str = Config.model_fields["hardware"].default
     return default if has_gpu else "cpu"
-
-
-def _window(folder: Path) -> int:
-    pretrained = pretrained_length(read_config(folder))
-    if pretrained is None:
-        raise UserError(
-            f"{folder / 'config.json'} does not tell max_position_embeddings; give --original-length."
-        )
-    return pretrained[1]
-
-
-def _shortest_passkey(folder: Path) -> int:
-    return fewest_tokens(load_encoder(folder), begin_tokens(folder, "auto"))
 
 
 # Texts --------------------------------------------------------------------------------------------
@@ -153,18 +143,15 @@ class _Lengths:
         return min(long_enough, MOST_DOCUMENTS)
 
 
-def _lengths(options: argparse.Namespace, window: int) -> _Lengths:
+def _lengths(sources: Sources, encoder: Encoder) -> _Lengths:
     """Return how long the documents are, split as the configuration will split them."""
-    config = _texts_alone(options, window)
-    sources = Sources(config, Path.cwd(), RawFiles(options.store / ".raw-files.json"))
-    sources.model()
+    corpus = sources.config.corpora["texts"]
     files = [Path(name) for name in sources.local_files("texts", "all")]
-    encoder = load_encoder(Path(options.model))
-    documents = islice(Documents(files, options.column), MOST_MEASURED)
+    documents = islice(Documents(files, getattr(corpus.source, "column", "text")), MOST_MEASURED)
     tokens_of = [_num_tokens(document.text, encoder) for document in documents]
-    splits: dict[str, list[float]] = {"train": [], "validation": [], "test": []}
+    splits: dict[str, list[float]] = {name: [] for name in SPLITS}
     for name, tokens in splits.items():
-        share = config.corpora["texts"].share(name)
+        share = corpus.share(name)
         assert share is not None
         numbers = (n for n in range(len(tokens_of)) if n % share.of in share.places)
         tokens.extend(tokens_of[number] for number in numbers)
@@ -193,7 +180,7 @@ def _texts_alone(options: argparse.Namespace, window: int) -> Config:
                     "files": {"all": options.texts},
                     "column": options.column,
                 },
-                "splits": {"train": 3, "validation": 1, "test": 1},
+                "splits": SPLITS,
             }
         },
         "search": {"documents": split},

@@ -110,6 +110,11 @@ def _window(options: argparse.Namespace) -> int:
         (fetched,) = plan.of("fetch")
         compute(fetched.key, {fetched.key: fetched.to_json()}, options)
         folder = options.store / fetched.key
+    return window_of(folder)
+
+
+def window_of(folder: Path) -> int:
+    """Return the window in the config.json of a folder; raises UserError if there is none."""
     pretrained = pretrained_length(read_config(folder))
     if pretrained is None:
         raise UserError(

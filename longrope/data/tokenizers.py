@@ -51,7 +51,7 @@ def load_encoder(folder: Path) -> Tokenizer:
     return encoder
 
 
-def begin_tokens(folder: Path, policy: str) -> tuple[int, ...]:
+def begin_tokens(folder: Path, policy: str, encoder: Tokenizer | None = None) -> tuple[int, ...]:
     """Return the ids that every window of text begins with, usually BOS or none.
 
     A tokenizer adds what its post-processor puts before a text. `add_bos_token` of tokenizer_config.json
@@ -60,6 +60,7 @@ def begin_tokens(folder: Path, policy: str) -> tuple[int, ...]:
     Args:
         folder: of a model, with tokenizer.json.
         policy: auto: what the tokenizer itself adds; always: that, or BOS if it adds nothing; never.
+        encoder: the folder's tokenizer, if it is loaded already.
 
     Raises:
         UserError: if BOS is asked for and neither the tokenizer nor config.json names one, or if the folder
@@ -67,8 +68,7 @@ def begin_tokens(folder: Path, policy: str) -> tuple[int, ...]:
     """
     if policy == "never":
         return ()
-    encoder = load_encoder(folder)
-    added = _added_before(encoder)
+    added = _added_before(load_encoder(folder) if encoder is None else encoder)
     return added if added or policy == "auto" else (_bos_id(folder),)
 
 

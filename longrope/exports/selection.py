@@ -1,6 +1,5 @@
 """An export: the model, the factors searched for it, and the sets chosen from them."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from longrope.errors import UserError
 from longrope.exports.source import FactorSource
 from longrope.rope.factors import FactorTable, RopeFactors
 from longrope.rope.methods import Geometry
+from longrope.rope.switching import differences
 
 Sets = Literal["long", "both"]
 """long: the long factors at every length; both: others up to the original length"""
@@ -92,19 +92,11 @@ def require_same_model(name: str, table: FactorTable, geometry: Geometry, model:
     Raises:
         UserError: naming the first fact in which they differ.
     """
-    for entry in table.entries:
-        facts = {
-            "rotary pairs": (len(entry.factors), geometry.num_pairs),
-            "rope_theta": (entry.rope_theta, geometry.rope_theta),
-            "partial_rotary_factor": (entry.partial_rotary_factor, geometry.partial_rotary_factor),
-            "hidden_size": (entry.hidden_size, geometry.hidden_size),
-        }
-        for fact, (searched, present) in facts.items():
-            if searched and present and not math.isclose(searched, present):
-                raise UserError(
-                    f"{name} is for a model with {fact} {searched:g}, but {model} has {present:g}; give "
-                    "the model that the factors were searched for, or its own factors."
-                )
+    for _, fact, searched, present in differences(table, geometry):
+        raise UserError(
+            f"{name} is for a model with {fact} {searched:g}, but {model} has {present:g}; give "
+            "the model that the factors were searched for, or its own factors."
+        )
 
 
 def require_no_start_tokens(source: FactorSource, sets: tuple[RopeFactors, ...]) -> None:

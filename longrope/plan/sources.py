@@ -99,7 +99,7 @@ class Sources:
             encoder = load_encoder(folder)
         except UserError:
             return  # the first job, which tokenizes, refuses it
-        fewest = fewest_tokens(encoder, begin_tokens(folder, self.config.model.bos))
+        fewest = fewest_tokens(encoder, begin_tokens(folder, self.config.model.bos, encoder))
         short = [length for length in lengths if length < fewest]
         if short:
             raise UserError(

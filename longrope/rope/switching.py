@@ -5,6 +5,7 @@ entry only where all of it is computed again, or run under the entry of its fina
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,6 +69,17 @@ def require_same_model(table: FactorTable, geometry: Geometry, name: str) -> Non
     Raises:
         UserError: naming the fact in which they differ.
     """
+    for entry, fact, stated, actual in differences(table, geometry):
+        raise UserError(
+            f"the factors for {entry.target_length} tokens are of a model with {fact} {stated:g}, "
+            f"but {name} has {actual:g}; give factors that were searched for this model."
+        )
+
+
+def differences(
+    table: FactorTable, geometry: Geometry
+) -> Iterator[tuple[RopeFactors, str, float, float]]:
+    """Yield entry, name and both values of each fact of its model that an entry states otherwise."""
     for entry in table.entries:
         facts = {
             "rotary pairs": (len(entry.factors), geometry.num_pairs),
@@ -77,7 +89,4 @@ def require_same_model(table: FactorTable, geometry: Geometry, name: str) -> Non
         }
         for fact, (stated, actual) in facts.items():
             if stated and actual and not math.isclose(stated, actual):
-                raise UserError(
-                    f"the factors for {entry.target_length} tokens are of a model with {fact} {stated:g}, "
-                    f"but {name} has {actual:g}; give factors that were searched for this model."
-                )
+                yield entry, fact, stated, actual

@@ -1,8 +1,11 @@
 """The commented configuration that `longrope init` writes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+SPLITS = {"train": 3, "validation": 1, "test": 1}
+"""split -> its share of the documents"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ corpora:
     source:
       kind: local
       files: {{all: {texts}}}{column}
-    splits: {{train: 3, validation: 1, test: 1}}   # of every five documents; none is in two splits
+    splits: {{{_flow(SPLITS)}}}   # of every five documents; none is in two splits
 
 search:
   documents: {{corpus: texts, split: validation}}
@@ -87,3 +90,8 @@ evaluate:
     lengths: {{texts: {values.lengths}}}
     num_documents: {{texts: {values.num_test}}}
 {values.passkey}"""
+
+
+def _flow(mapping: Mapping[str, int]) -> str:
+    """Return the inside of a mapping in YAML's flow style."""
+    return ", ".join(f"{key}: {value}" for key, value in mapping.items())
